@@ -1,0 +1,310 @@
+// Package store is the contract between the broker and its database: records,
+// and verbs that each make one durable transition.
+//
+// It is a leaf: it knows neither tokens nor providers. A store lives in a
+// subpackage (sqlite) and proves itself with storetest. What makes the
+// contract:
+//
+//   - A verb that returned nil is durable, together with the audit entries
+//     that it was given. A verb that returned an error other than a row
+//     result changed nothing.
+//   - Every verb takes now. The store keeps the highest now it was ever given
+//     as its wall-clock high-water mark ([Store.HighWater]).
+//   - A refusal concerns one caller: verbs of different callers may share a
+//     transaction, and one's refusal harms no neighbour.
+//   - No verb reaches [Active] without an audit entry.
+//   - Terminal states are final: no verb leaves them.
+//
+// Sealed columns are opaque here; times are kept to the microsecond.
+package store
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors that callers branch on.
+var (
+	// ErrNotFound: no such row.
+	ErrNotFound = errors.New("store: not found")
+	// ErrReplayed: the token or the proof was used before.
+	ErrReplayed = errors.New("store: already used")
+	// ErrLimit: a limit is reached.
+	ErrLimit = errors.New("store: limit reached")
+	// ErrEnded: the session has ended, or its deadline has passed.
+	ErrEnded = errors.New("store: session ended")
+	// ErrConflict: the row isn't in a state that the change starts from, or
+	// the claim was lost.
+	ErrConflict = errors.New("store: conflict")
+)
+
+// A State of a lease; DESIGN section 8 draws their order.
+type State string
+
+// The states.
+const (
+	Intent      State = "intent"      // durable, provider not called
+	Issuing     State = "issuing"     // the provider may have been called
+	Active      State = "active"      // issued, recorded, deliverable
+	Revoking    State = "revoking"    // to be revoked; retried until it is
+	Expiring    State = "expiring"    // session over; can't be revoked; ends at DiesBy
+	Irrevocable State = "irrevocable" // revocation failed for long; retried daily
+	Revoked     State = "revoked"     // terminal: the back end ended it
+	Expired     State = "expired"     // terminal: its time ended it
+	Disclosed   State = "disclosed"   // terminal: a static value was handed out and stays valid
+	Void        State = "void"        // terminal: surely never issued
+)
+
+// Terminal reports whether no verb leaves s.
+func (s State) Terminal() bool {
+	return s == Revoked || s == Expired || s == Disclosed || s == Void
+}
+
+// A Session is one exchange for one role.
+type Session struct {
+	ID      string
+	Role    string
+	Project string // "" where the role pins ids itself
+	Issuer  string // name in the issuer table
+	Job     string // unique within the issuer; scope of the session limit
+	// Thumbprint is the RFC 7638 thumbprint of the key that the session is
+	// bound to.
+	Thumbprint string
+	// AccessHash and EndHash are SHA-256 of the access and the end token.
+	AccessHash, EndHash []byte
+	// Claims is the JSON of the identity's claims, by which today's policy
+	// judges leases and renewals.
+	Claims       []byte
+	PolicyDigest string
+
+	CreatedAt time.Time
+	// HardEnd is when it ends whatever its heartbeats say.
+	HardEnd time.Time
+	// HeartbeatTimeout is the life that one heartbeat gives.
+	HeartbeatTimeout time.Duration
+	// Deadline is when it ends without another heartbeat; at most HardEnd.
+	Deadline time.Time
+
+	// EndedAt is zero while it lives; EndReason says why it ended.
+	EndedAt   time.Time
+	EndReason string
+}
+
+// Live reports whether it has neither ended nor passed its deadline.
+func (s Session) Live(now time.Time) bool { return s.EndedAt.IsZero() && now.Before(s.Deadline) }
+
+// A Lease is one credential, or one login at a provider, from before it is
+// issued until after it has ended.
+type Lease struct {
+	ID       string
+	Session  string
+	Login    string // id of the login under which it is issued; "" for none
+	IsLogin  bool   // it is a login: never delivered, ended last
+	Name     string // lease definition; for a login the provider's name
+	Provider string
+	// Definition is what the handle's revocation needs beside the handle;
+	// Revocability is "revocable", "expires" or "static".
+	Revocability string
+	Renewable    bool
+	State        State
+	// Marker names it in the back end's own records.
+	Marker string
+	// Handle is sealed; empty before Active.
+	Handle []byte
+	// Batch groups what one request asked for: hash of session,
+	// idempotency key and body; "" without a key.
+	Batch        string
+	PolicyDigest string
+
+	CreatedAt time.Time
+	// ExpiresAt is when the back end ends it by itself, and EndsAt when the
+	// broker ends it at the latest; zero: no such time.
+	ExpiresAt, EndsAt time.Time
+	// DiesBy bounds the credential's life whatever happens to the broker:
+	// written with the intent, lowered when known better. Zero: unknown (a
+	// static value).
+	DiesBy time.Time
+
+	// NextAt is when work on the row is due; zero: none.
+	NextAt       time.Time
+	Attempts     int
+	ClaimedBy    string
+	ClaimedUntil time.Time
+	// Epoch grows by one with each claim: a worker whose claim was taken over
+	// is recognised by it.
+	Epoch int64
+}
+
+// A Token is the use of a CI token by an exchange.
+type Token struct {
+	Issuer, JTI string
+	// Expires is when the row may be forgotten: exp plus leeway.
+	Expires time.Time
+	// SameJob allows the token again until Expires (reuse: same-job). Without
+	// it only the same Thumbprint with the same Body may come again, which
+	// ends the first session: a retry after a lost reply.
+	SameJob bool
+	// Body is the hash of the request's body.
+	Body []byte
+}
+
+// A Proof is the use of a DPoP proof. It counts once.
+type Proof struct {
+	Thumbprint, JTI string
+	Expires         time.Time
+}
+
+// A NewSession is what CreateSession makes durable.
+type NewSession struct {
+	Session Session
+	Token   Token
+	Proof   Proof
+	// Limit is the number of live sessions per issuer, job and role.
+	Limit int
+	// Entries are written if the session is made.
+	Entries []Entry
+	// EndedEntry is written for the session that a retry after a lost reply
+	// ends; its Session field is filled in by the store.
+	EndedEntry Entry
+}
+
+// Created is what CreateSession did.
+type Created struct {
+	// Ended is the id of the first session if this was a retry after a lost
+	// reply; its leases that need work are due at once.
+	Ended string
+}
+
+// An Intended is what Intend makes durable.
+type Intended struct {
+	Session string
+	Proof   Proof
+	Leases  []Lease // Intent or Issuing; NextAt set, so that a crash is noticed
+	Batch   string  // see Lease.Batch: leases of an earlier request with the same one become due for revocation
+	// Limit is the number of leases of the session that are neither logins
+	// nor terminal, these included.
+	Limit   int
+	Entries []Entry
+}
+
+// A Change moves one lease.
+type Change struct {
+	Lease string
+	// From are the states that it may start from; a row in another gives
+	// ErrConflict.
+	From []State
+	// Epoch, if not zero, must be the row's: the claim is still held.
+	Epoch int64
+	To    State
+
+	// Handle, Revocability, and the times replace the row's where not zero.
+	Handle                    []byte
+	Revocability              string
+	Renewable                 *bool
+	ExpiresAt, EndsAt, DiesBy time.Time
+	// NextAt always replaces the row's; zero: no more work. The claim is
+	// given up.
+	NextAt   time.Time
+	Attempts int
+
+	// NeedsLive gives ErrEnded, and moves the row to Else instead of To, if
+	// the row's session isn't live at now. A change to Active has it.
+	NeedsLive bool
+	Else      State
+	// Entries are written if the change to To is made; ElseEntries with Else.
+	Entries, ElseEntries []Entry
+}
+
+// An End ends a session.
+type End struct {
+	Session string
+	Reason  string
+	Entries []Entry // written if this verb ended it
+	// Worker claims, until Until, the rows that need work, so that the caller
+	// can do it at once.
+	Worker string
+	Until  time.Time
+}
+
+// A Key is a private key of the broker's own.
+type Key struct {
+	Purpose   string // "oidc-es256", "oidc-rs256", "audit"
+	ID        string
+	Algorithm string
+	Public    []byte // JWK, or the algorithm's own form
+	Sealed    []byte // private part, sealed
+	CreatedAt time.Time
+}
+
+// A Store keeps sessions, leases, keys and the audit log. It is safe for
+// concurrent use.
+type Store interface {
+	AuditStore
+
+	// CreateSession makes a session. ErrReplayed: the token or proof was used
+	// and this isn't a retry. ErrLimit: Limit live sessions exist already.
+	CreateSession(ctx context.Context, now time.Time, n NewSession) (Created, error)
+	// Session returns a session, ended ones included. ErrNotFound.
+	Session(ctx context.Context, id string) (Session, error)
+	// SessionByEndHash is Session by the hash of the end token.
+	SessionByEndHash(ctx context.Context, hash []byte) (Session, error)
+	// Heartbeat moves a live session's deadline to now plus its
+	// HeartbeatTimeout, at most HardEnd, and returns it. ErrEnded, ErrNotFound.
+	Heartbeat(ctx context.Context, now time.Time, id string) (time.Time, error)
+	// Hasten lowers a live session's deadline to deadline if that is sooner.
+	Hasten(ctx context.Context, now time.Time, id string, deadline time.Time) error
+	// EndSession ends a session once and returns its leases that aren't
+	// terminal, each claimed by e.Worker: Active and Irrevocable become
+	// Revoking (or Expiring where Revocability is "expires"), Intent becomes
+	// Void, Issuing stays for the request that is under way and is not
+	// claimed. Ending an ended one returns what is left and writes no entry;
+	// rows that another worker holds are returned unclaimed (Epoch 0).
+	EndSession(ctx context.Context, now time.Time, e End) ([]Lease, error)
+	// DueSessions returns at most n sessions that haven't ended and whose
+	// deadline has passed, oldest first, by an index.
+	DueSessions(ctx context.Context, now time.Time, n int) ([]Session, error)
+	// NextDue is the earliest time at which a session or lease is due; zero
+	// if nothing ever is.
+	NextDue(ctx context.Context) (time.Time, error)
+
+	// Intend records the intents of one request, all or none. ErrEnded,
+	// ErrLimit, ErrReplayed.
+	Intend(ctx context.Context, now time.Time, in Intended) error
+	// Advance moves leases. The slice has one result a change: nil, ErrEnded
+	// (Else taken), ErrConflict or ErrNotFound; the error is for all.
+	Advance(ctx context.Context, now time.Time, changes []Change) ([]error, error)
+	// UseProof counts a proof. ErrReplayed.
+	UseProof(ctx context.Context, now time.Time, p Proof) error
+	// Lease returns one; Leases those of a session, logins included, oldest
+	// first.
+	Lease(ctx context.Context, id string) (Lease, error)
+	Leases(ctx context.Context, session string) ([]Lease, error)
+	// Claim takes at most n rows whose NextAt has come and which nobody
+	// holds, oldest first, for worker until until. Fair: at most perProvider
+	// rows of one provider.
+	Claim(ctx context.Context, now time.Time, worker string, n, perProvider int, until time.Time) ([]Lease, error)
+
+	// Restart is called once before a lone broker serves: every live
+	// session's deadline becomes now plus its HeartbeatTimeout, at most
+	// HardEnd; every claim is dropped; rows in Intent or Issuing are due now.
+	Restart(ctx context.Context, now time.Time) error
+	// Forget drops tokens and proofs that have expired, and sessions that
+	// ended before before and whose leases are all terminal, at most n rows.
+	Forget(ctx context.Context, now, before time.Time, n int) error
+	// Counts returns the number of rows by lease state, and of live sessions
+	// under "session".
+	Counts(ctx context.Context) (map[string]int, error)
+
+	// EnsureKeys stores those of keys whose Purpose has none yet and returns
+	// what is stored for these purposes, in the order given.
+	EnsureKeys(ctx context.Context, now time.Time, keys []Key) ([]Key, error)
+	// Keys returns all keys.
+	Keys(ctx context.Context) ([]Key, error)
+
+	// HighWater is the highest now that any verb was given.
+	HighWater(ctx context.Context) (time.Time, error)
+	// Ready reports whether a durable write would succeed now.
+	Ready(ctx context.Context) error
+	Close() error
+}

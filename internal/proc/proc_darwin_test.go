@@ -1,0 +1,3 @@
+package proc_test
+
+var systemModes = map[string]func() int{}

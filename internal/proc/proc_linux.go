@@ -1,0 +1,170 @@
+package proc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// sysProcAttr: whoever kills us with KILL would, without us, have killed the
+// child. The signal misses grandchildren and set-uid programs.
+func sysProcAttr(cfg Config) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: !cfg.Terminal, Pdeathsig: syscall.SIGKILL}
+}
+
+// originalCore is the soft core limit that [HardenSelf] found first; nil until
+// then. Limits belong to the process, so this does too.
+var originalCore atomic.Pointer[uint64]
+
+// HardenSelf keeps this process's memory from core dumps and from debuggers
+// of the same user, and its /proc entries from everybody but root. Children
+// of [Run] get the core limit back that this process began with.
+func HardenSelf() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("making the process non-dumpable: %w", err)
+	}
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &lim); err != nil {
+		return fmt.Errorf("reading the core limit: %w", err)
+	}
+	found := lim.Cur
+	originalCore.CompareAndSwap(nil, &found)
+	// 1, not 0: the kernel still feeds a piped core_pattern under 0.
+	soft := min(1, lim.Max)
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: soft, Max: lim.Max}); err != nil {
+		return fmt.Errorf("setting the core limit: %w", err)
+	}
+	return nil
+}
+
+// restoreCoreLimit is best effort: a set-uid child keeps our limit.
+func restoreCoreLimit(pid int) {
+	found := originalCore.Load()
+	if found == nil {
+		return
+	}
+	var lim unix.Rlimit
+	if unix.Prlimit(pid, unix.RLIMIT_CORE, nil, &lim) == nil {
+		lim.Cur = min(*found, lim.Max)
+		_ = unix.Prlimit(pid, unix.RLIMIT_CORE, &lim, nil)
+	}
+}
+
+// DieWithParent asks the kernel to send this process TERM when its parent
+// ends, and sends it at once if that has happened during the call. A parent
+// that ended earlier can't be told from one that never was.
+func DieWithParent() error {
+	parent := os.Getppid()
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
+		return fmt.Errorf("asking for a signal at the parent's death: %w", err)
+	}
+	if os.Getppid() != parent {
+		return syscall.Kill(os.Getpid(), syscall.SIGTERM)
+	}
+	return nil
+}
+
+// An adoption makes this process the parent of its descendants' orphans.
+type adoption struct {
+	known map[int]bool // children that aren't orphans
+	ended chan os.Signal
+}
+
+// adopt is best effort: without it, orphans that left the child's group are
+// beyond reach.
+func adopt() *adoption {
+	a := &adoption{known: map[int]bool{}, ended: make(chan os.Signal, 1)}
+	for _, pid := range children() {
+		a.known[pid] = true
+	}
+	if unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != nil {
+		return nil
+	}
+	signal.Notify(a.ended, unix.SIGCHLD)
+	return a
+}
+
+func (a *adoption) close() {
+	signal.Stop(a.ended)
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+}
+
+func (a *adoption) reap() []int {
+	var living []int
+	for _, pid := range children() {
+		if a.known[pid] {
+			continue
+		}
+		got, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
+		if err == nil && got == 0 {
+			living = append(living, pid)
+		}
+	}
+	return living
+}
+
+// children lists this process's children, zombies included.
+func children() []int {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, task := range tasks {
+		list, err := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
+		if errors.Is(err, os.ErrNotExist) && task.Name() == strconv.Itoa(os.Getpid()) {
+			return childrenByStat() // a kernel without CONFIG_PROC_CHILDREN
+		}
+		for field := range bytes.FieldsSeq(list) {
+			if pid, err := strconv.Atoi(string(field)); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+func childrenByStat() []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	self := os.Getpid()
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
+		if err == nil && parentOf(stat) == self {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// parentOf reads the fourth field of /proc/PID/stat. The second, the command
+// name, may itself hold spaces and parentheses.
+func parentOf(stat []byte) int {
+	end := bytes.LastIndexByte(stat, ')')
+	if end < 0 {
+		return 0
+	}
+	fields := bytes.Fields(stat[end+1:])
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, err := strconv.Atoi(string(fields[1]))
+	if err != nil {
+		return 0
+	}
+	return parent
+}

@@ -1,0 +1,285 @@
+package proc_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/runenv/action/internal/proc"
+)
+
+// systemModes are helpers that change their own process, so each runs apart.
+var systemModes = map[string]func() int{
+	"adopt":    adoptMode,
+	"wrap":     wrapMode,
+	"tty":      ttyMode,
+	"harden":   hardenMode,
+	"parent":   parentMode,
+	"follower": followerMode,
+}
+
+func fail(err error) int {
+	fmt.Fprintln(os.Stderr, err)
+	return 98
+}
+
+func osExecutable() string {
+	exe, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return exe
+}
+
+func wrap(cfg proc.Config) int {
+	cfg.Stdout, cfg.Stderr = os.Stdout, os.Stderr
+	status, err := proc.Run(context.Background(), cfg)
+	if err != nil {
+		return fail(err)
+	}
+	return status.Code()
+}
+
+// adoptMode has a child of its own, which must survive, and runs a command
+// that leaves a daemon behind, which must not.
+func adoptMode() int {
+	own := exec.Command("/bin/cat")
+	in, err := own.StdinPipe()
+	if err != nil {
+		return fail(err)
+	}
+	if err := own.Start(); err != nil {
+		return fail(err)
+	}
+	code := wrap(proc.Config{
+		Args: []string{"/bin/sh", "-c", `"$0"; exit 5`, osExecutable()}, Env: env(modeVar + "=daemonize"),
+		Adopt: true, Grace: 100e6,
+	})
+	_ = in.Close()
+	if err := own.Wait(); err != nil {
+		return fail(err)
+	}
+	return code
+}
+
+func TestAdoptStopsWhatLeftTheGroup(t *testing.T) {
+	t.Parallel()
+	held, gone := holders(t)
+	cfg := helper(t, "adopt")
+	cfg.Stdout, cfg.Stderr = held, os.Stderr
+	if got := run(t, cfg); got.Code() != 5 {
+		t.Errorf("code %d, want 5", got.Code())
+	}
+	pid := daemonPid(t, gone()) // returns when the daemon has gone
+	if err := syscall.Kill(pid, 0); err == nil {
+		t.Errorf("the daemon %d still lives", pid)
+	}
+}
+
+// wrapMode is a wrapper that dies by KILL while its child runs.
+func wrapMode() int {
+	return wrap(proc.Config{Args: []string{osExecutable()}, Env: env(modeVar + "=hold")})
+}
+
+func TestT30ChildDiesWithKilledWrapper(t *testing.T) {
+	t.Parallel()
+	out := newLines(t)
+	held, gone := holders(t)
+	cfg := helper(t, "wrap")
+	cfg.Stdout, cfg.Stderr = held, os.Stderr
+	wrapper := exec.Command(cfg.Args[0])
+	wrapper.Env = cfg.Env
+	stdout, err := wrapper.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapper.Stderr = held // a file: the child has it too
+	if err := wrapper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 64)
+	n, err := stdout.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Write(buf[:n]); err != nil {
+		t.Fatal(err)
+	}
+	out.want("holding")
+	if err := wrapper.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	gone()
+	_ = wrapper.Wait() // killed, as intended
+}
+
+// ttyMode is a wrapper in the foreground of a terminal.
+func ttyMode() int {
+	if !proc.OnTerminal() {
+		return fail(fmt.Errorf("no terminal"))
+	}
+	signals, stop := proc.Notify(true)
+	defer stop()
+	return wrap(proc.Config{
+		Args: []string{osExecutable()}, Env: env(modeVar + "=relay-int"),
+		Terminal: true, Signals: signals, Stdin: os.Stdin,
+	})
+}
+
+func TestControlCLeavesTheWrapperAlive(t *testing.T) {
+	t.Parallel()
+	master, slave := pty(t)
+	cmd := exec.Command(self(t))
+	cmd.Env = env(modeVar + "=tty")
+	out := newLines(t)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.want("ready")
+	if _, err := master.WriteString("\x03"); err != nil {
+		t.Fatal(err)
+	}
+	out.want("got 2")
+	// The wrapper survived the INT, and passes TERM on.
+
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	out.want("got 15")
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed, as intended
+}
+
+func pty(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = slave.Close(); _ = master.Close() })
+	return master, slave
+}
+
+// hardenMode prints its own limits and dumpable flag, then has a child print
+// the limit that it got.
+func hardenMode() int {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &lim); err != nil {
+		return fail(err)
+	}
+	lim.Cur = min(4096, lim.Max)
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &lim); err != nil {
+		return fail(err)
+	}
+	original := lim
+	for range 2 { // twice: the original is the first
+		if err := proc.HardenSelf(); err != nil {
+			return fail(err)
+		}
+	}
+	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err != nil {
+		return fail(err)
+	}
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &lim); err != nil {
+		return fail(err)
+	}
+	fmt.Println("dumpable", dumpable, "core", lim.Cur == min(1, lim.Max), "hard kept", lim.Max == original.Max)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fail(err)
+	}
+	return wrap(proc.Config{
+		Args: []string{"/bin/sh", "-c", `read go; grep -c "^Max core file size *` + strconv.FormatUint(original.Cur, 10) + ` " /proc/self/limits`},
+		Env:  env(), Stdin: r,
+		OnStart: func(int) { _, _ = w.WriteString("go\n") },
+	})
+}
+
+func TestT31HardenSelf(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	cfg := helper(t, "harden")
+	cfg.Stdout, cfg.Stderr = &out, os.Stderr
+	got := run(t, cfg)
+	if want := "dumpable 0 core true hard kept true\n1\n"; got.Code() != 0 || out.String() != want {
+		t.Errorf("code %d, output %q, want 0, %q", got.Code(), out.String(), want)
+	}
+}
+
+// parentMode starts a follower and waits to be killed.
+func parentMode() int {
+	cmd := exec.Command(osExecutable())
+	cmd.Env, cmd.Stdout, cmd.Stderr = env(modeVar+"=follower"), os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+func followerMode() int {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGTERM)
+	if err := proc.DieWithParent(); err != nil {
+		return fail(err)
+	}
+	fmt.Println("following")
+	<-c
+	fmt.Println("told")
+	return 0
+}
+
+func TestT30DieWithParent(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Close() }()
+	parent := exec.Command(self(t))
+	parent.Env, parent.Stdout, parent.Stderr = env(modeVar+"=parent"), w, os.Stderr
+	if err := parent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	out := newLines(t)
+	go func() {
+		buf := make([]byte, 256)
+		for {
+			n, err := r.Read(buf)
+			if err != nil {
+				return
+			}
+			_, _ = out.Write(buf[:n])
+		}
+	}()
+	out.want("following")
+	if err := parent.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	out.want("told")
+	_ = parent.Wait() // killed, as intended
+}

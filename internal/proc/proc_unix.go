@@ -1,0 +1,307 @@
+//go:build linux || darwin
+
+package proc
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// OnTerminal reports whether this process has a controlling terminal.
+func OnTerminal() bool {
+	f, err := os.OpenFile("/dev/tty", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		return false
+	}
+	_ = f.Close()
+	return true
+}
+
+// Notify subscribes to the signals that [Run] passes on. With a terminal, the
+// ones that stop and continue a job keep their effect on this process, so that
+// the shell's job control works. A signal that was ignored when this process
+// began stays ignored, for the child too. Call stop when done.
+//
+// SIGPIPE is subscribed to as well, and passed on to nobody: a closed stdout
+// would otherwise kill a Go program before it can clean up.
+func Notify(terminal bool) (signals <-chan os.Signal, stop func()) {
+	var all []os.Signal
+	for n := syscall.Signal(1); n <= 64; n++ {
+		if catchable(n) && !signal.Ignored(n) && !(terminal && jobControl(n)) {
+			all = append(all, n)
+		}
+	}
+	c := make(chan os.Signal, len(all))
+	signal.Notify(c, all...)
+	return c, func() { signal.Stop(c) }
+}
+
+// catchable leaves out what can't be caught, what the Go runtime and the C
+// library use themselves (URG, 32 to 34), and what concerns this process only.
+func catchable(n syscall.Signal) bool {
+	switch n {
+	case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGURG, 32, 33, 34:
+		return false
+	}
+	return true
+}
+
+func jobControl(n syscall.Signal) bool {
+	switch n {
+	case syscall.SIGTSTP, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT, syscall.SIGWINCH:
+		return true
+	}
+	return false
+}
+
+// passedOn says whether the child is to get a signal that we got.
+func passedOn(sig syscall.Signal, terminal bool) bool {
+	switch sig {
+	case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE:
+		return false
+	case syscall.SIGINT, syscall.SIGQUIT:
+		return !terminal // the terminal has sent it to the child already
+	}
+	return !terminal || !jobControl(sig)
+}
+
+// find returns the path of the command, or the error that a shell would act
+// on: os.ErrNotExist, else why it can't be executed.
+func find(cfg Config) (string, error) {
+	name := cfg.Args[0]
+	if name == "" {
+		return "", errNotInPath
+	}
+	if strings.Contains(name, "/") {
+		return name, executable(cfg.Dir, name)
+	}
+	found := errNotInPath
+	for _, dir := range filepath.SplitList(lookup(cfg.Env, "PATH")) {
+		if dir == "" {
+			dir = "."
+		}
+		path := dir + "/" + name // filepath.Join would drop a leading "./"
+		err := executable(cfg.Dir, path)
+		if err == nil {
+			return path, nil
+		}
+		if errors.Is(err, os.ErrPermission) {
+			found = err
+		}
+	}
+	return "", found
+}
+
+// lookup gives the last setting of a variable.
+func lookup(env []string, name string) string {
+	value := ""
+	for _, kv := range env {
+		if k, v, ok := strings.Cut(kv, "="); ok && k == name {
+			value = v
+		}
+	}
+	return value
+}
+
+func executable(dir, path string) error {
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return pathless(err)
+	}
+	if fi.IsDir() {
+		return syscall.EISDIR
+	}
+	return unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
+}
+
+// pathless drops the path from an error that will be wrapped with the
+// command's name.
+func pathless(err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
+// startProcess starts path, or has the shell start it if it is a script that
+// names no interpreter: execvp(3) and every shell do so.
+func startProcess(path string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+	p, err := os.StartProcess(path, args, attr)
+	if errors.Is(err, syscall.ENOEXEC) && isText(attr.Dir, path) {
+		p, err = os.StartProcess("/bin/sh", append([]string{"/bin/sh", path}, args[1:]...), attr)
+	}
+	if err != nil {
+		return nil, pathless(err)
+	}
+	return p, nil
+}
+
+// isText keeps the binary of another machine from the shell, whose complaint
+// nobody would understand.
+func isText(dir, path string) bool {
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = f.Close() }()
+	head, err := io.ReadAll(io.LimitReader(f, 128))
+	return err == nil && bytes.IndexByte(head, 0) < 0
+}
+
+func statusOf(state *os.ProcessState) Status {
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return Status{signal: ws.Signal()}
+	}
+	return Status{exit: state.ExitCode()}
+}
+
+// readNow reads what lies in the pipe without waiting.
+func readNow(f *os.File, buf []byte) (n int, err error) {
+	if err := f.SetReadDeadline(time.Time{}); err != nil {
+		return 0, err
+	}
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	cerr := conn.Read(func(fd uintptr) bool {
+		n, err = unix.Read(int(fd), buf)
+		return true
+	})
+	if cerr != nil {
+		return 0, cerr
+	}
+	return n, err
+}
+
+// A family is the child and all that descends from it, as far as we can
+// reach: its process group, and the orphans that we adopt.
+type family struct {
+	pid      int  // the child's
+	terminal bool // no group of its own
+	*adoption
+}
+
+func newFamily(cfg Config) *family {
+	f := &family{terminal: cfg.Terminal}
+	if cfg.Adopt {
+		f.adoption = adopt()
+	}
+	return f
+}
+
+// own tells the family its child.
+func (f *family) own(pid int) {
+	f.pid = pid
+	if f.adoption != nil {
+		f.known[pid] = true
+	}
+	restoreCoreLimit(pid)
+}
+
+// target is what kill(2) reaches the child by, and its group if it has one.
+func (f *family) target() int {
+	if f.terminal {
+		return f.pid
+	}
+	return -f.pid
+}
+
+// A failing kill means that nobody is left, or that it is somebody else's
+// process (sudo): either way there is nothing to do.
+func (f *family) forward(sig os.Signal) {
+	if s, ok := sig.(syscall.Signal); ok && passedOn(s, f.terminal) {
+		_ = syscall.Kill(f.target(), s)
+	}
+}
+
+func (f *family) terminate() { _ = syscall.Kill(f.target(), syscall.SIGTERM) }
+func (f *family) kill()      { _ = syscall.Kill(f.target(), syscall.SIGKILL) }
+
+// stop ends what the child left behind: TERM, then KILL after grace. It
+// returns as soon as nothing is left, and at last a grace after KILL.
+func (f *family) stop(grace time.Duration) {
+	told := map[int]bool{}
+	if f.tell(syscall.SIGTERM, told) == 0 {
+		return
+	}
+	if f.waitGone(grace, func() int { return f.tell(syscall.SIGTERM, told) }) {
+		return
+	}
+	f.waitGone(grace, func() int {
+		clear(told)
+		return f.tell(syscall.SIGKILL, told)
+	})
+}
+
+// tell sends sig once to each that isn't in told, and counts the living.
+func (f *family) tell(sig syscall.Signal, told map[int]bool) int {
+	targets := f.reap()
+	if !f.terminal {
+		targets = append(targets, -f.pid)
+	}
+	living := 0
+	for _, t := range targets {
+		s := sig
+		if told[t] {
+			s = 0
+		}
+		told[t] = true
+		if syscall.Kill(t, s) == nil {
+			living++
+		}
+	}
+	return living
+}
+
+func (f *family) waitGone(limit time.Duration, living func() int) bool {
+	end := time.Now().Add(limit)
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		if living() == 0 {
+			return true
+		}
+		left := time.Until(end)
+		if left <= 0 {
+			return false
+		}
+		time.Sleep(min(pause, left))
+	}
+}
+
+func (f *family) orphanEnded() <-chan os.Signal {
+	if f.adoption == nil {
+		return nil
+	}
+	return f.ended
+}
+
+// reap takes the status of adopted orphans that have ended, and returns those
+// that live.
+func (f *family) reap() []int {
+	if f.adoption == nil {
+		return nil
+	}
+	return f.adoption.reap()
+}
+
+func (f *family) close() {
+	if f.adoption != nil {
+		f.adoption.close()
+	}
+}

@@ -1,0 +1,64 @@
+package proc
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// OnTerminal is true: the console sends its own events to every process
+// attached to it.
+func OnTerminal() bool { return true }
+
+// Notify keeps Ctrl-C from ending this process before its child, which gets
+// it from the console itself.
+func Notify(bool) (signals <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 64)
+	signal.Notify(c, os.Interrupt)
+	return c, func() { signal.Stop(c) }
+}
+
+// HardenSelf does nothing: Windows writes no core dumps for an ordinary user.
+func HardenSelf() error { return nil }
+
+// DieWithParent does nothing: Windows has no signal for a parent's death.
+func DieWithParent() error { return nil }
+
+func sysProcAttr(Config) *syscall.SysProcAttr { return nil }
+
+func find(cfg Config) (string, error) {
+	path, err := exec.LookPath(cfg.Args[0])
+	if errors.Is(err, exec.ErrNotFound) {
+		return "", errNotInPath
+	}
+	return path, err
+}
+
+func startProcess(path string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+	return os.StartProcess(path, args, attr)
+}
+
+func statusOf(state *os.ProcessState) Status { return Status{exit: state.ExitCode()} }
+
+func readNow(*os.File, []byte) (int, error) { return 0, nil }
+
+// A family is the child alone.
+type family struct{ pid int }
+
+func newFamily(Config) *family                { return &family{} }
+func (f *family) own(pid int)                 { f.pid = pid }
+func (*family) forward(os.Signal)             {}
+func (f *family) terminate()                  { f.kill() }
+func (*family) stop(time.Duration)            {}
+func (*family) orphanEnded() <-chan os.Signal { return nil }
+func (*family) reap() []int                   { return nil }
+func (*family) close()                        {}
+func (f *family) kill() {
+	if p, err := os.FindProcess(f.pid); err == nil {
+		_ = p.Kill()
+		_ = p.Release()
+	}
+}

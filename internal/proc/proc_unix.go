@@ -5,6 +5,7 @@ package proc
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -94,8 +95,8 @@ func find(cfg Config) (string, error) {
 		if err == nil {
 			return path, nil
 		}
-		if errors.Is(err, os.ErrPermission) {
-			found = err
+		if errors.Is(err, errNotExecutable) {
+			found = err // unless a later directory has one that is
 		}
 	}
 	return "", found
@@ -112,6 +113,10 @@ func lookup(env []string, name string) string {
 	return value
 }
 
+// errNotExecutable differs from a directory that may not be searched, which a
+// lookup in PATH passes over.
+var errNotExecutable = fmt.Errorf("not executable: %w", os.ErrPermission)
+
 func executable(dir, path string) error {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
@@ -123,7 +128,10 @@ func executable(dir, path string) error {
 	if fi.IsDir() {
 		return syscall.EISDIR
 	}
-	return unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS); err != nil {
+		return errNotExecutable
+	}
+	return nil
 }
 
 // pathless drops the path from an error that will be wrapped with the

@@ -41,6 +41,10 @@ var (
 	// ErrUnavailable: the back end couldn't be reached, timed out, is sealed,
 	// throttles or failed. It may or may not have issued something.
 	ErrUnavailable = errors.New("back end unavailable")
+	// ErrNotIssued stands beside ErrUnavailable where nothing can have been
+	// issued all the same: the back end wasn't reached, or is sealed or
+	// throttles and said so.
+	ErrNotIssued = errors.New("nothing was issued")
 	// ErrMalformed: the back end answered something that can't be used. It
 	// may have issued something.
 	ErrMalformed = errors.New("malformed answer from the back end")
@@ -51,7 +55,7 @@ var (
 
 // Void reports whether err proves that nothing was issued.
 func Void(err error) bool {
-	return errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid)
+	return errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrNotIssued)
 }
 
 // Revocability says how a credential can end.
@@ -183,6 +187,13 @@ type Loginer interface {
 	// Logout ends a login and with it every credential made under it. Ending
 	// one that has already ended is no error.
 	Logout(ctx context.Context, login secret.Value) error
+}
+
+// An Audienced provider logs in with the broker's own token. Its audience may
+// be shared with no other entry and isn't the broker's url: a token that one
+// back end saw could otherwise be replayed at another.
+type Audienced interface {
+	Audience() string
 }
 
 // LoginTTL is how long a login lives unless renewed: the bound on what a

@@ -95,6 +95,9 @@ func (pg *PostgresServer) local(database string) string {
 	return fmt.Sprintf("host=%s port=%d user=postgres dbname=%s", pg.dir, pg.Port, database)
 }
 
+// disconnect says goodbye; the server notices anyhow.
+func disconnect(ctx context.Context, conn *pgx.Conn) { _ = conn.Close(context.WithoutCancel(ctx)) }
+
 // Address is host and port.
 func (pg *PostgresServer) Address() string { return fmt.Sprintf("127.0.0.1:%d", pg.Port) }
 
@@ -105,7 +108,7 @@ func (pg *PostgresServer) Exec(tb testing.TB, database, sql string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer conn.Close(context.WithoutCancel(tb.Context()))
+	defer disconnect(tb.Context(), conn)
 	if _, err := conn.Exec(tb.Context(), sql); err != nil {
 		tb.Fatalf("%s: %v", sql, err)
 	}
@@ -118,7 +121,7 @@ func (pg *PostgresServer) Login(ctx context.Context, name, password string) (ord
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer disconnect(ctx, conn)
 	err = conn.QueryRow(ctx, "SELECT count(*) FROM orders").Scan(&orders)
 	return orders, err
 }
@@ -131,7 +134,7 @@ func (pg *PostgresServer) Roles(tb testing.TB) []string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer conn.Close(context.WithoutCancel(tb.Context()))
+	defer disconnect(tb.Context(), conn)
 	rows, err := conn.Query(tb.Context(), `SELECT rolname FROM pg_roles WHERE rolname !~ '^pg_' AND rolname <> 'postgres' ORDER BY 1`)
 	if err != nil {
 		tb.Fatal(err)

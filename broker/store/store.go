@@ -209,7 +209,8 @@ type Change struct {
 	Attempts int
 
 	// NeedsLive gives ErrEnded, and moves the row to Else instead of To, if
-	// the row's session isn't live at now. A change to Active has it.
+	// the row's session isn't live at now. A change to Active has it. The
+	// row is then due at now (not at NextAt), unless Else is terminal.
 	NeedsLive bool
 	Else      State
 	// Entries are written if the change to To is made; ElseEntries with Else.

@@ -1,0 +1,309 @@
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/runenv/action/broker/store"
+	"github.com/runenv/action/providers"
+)
+
+const (
+	claimRows        = 64
+	claimPerProvider = 16
+	// lookAgain bounds how long the engine sleeps when nothing is due: another
+	// replica may have made something.
+	lookAgain = 30 * time.Second
+	// retryStore is the pause after the store failed.
+	retryStore   = time.Second
+	forgetEvery  = time.Minute
+	forgetAfter  = 30 * 24 * time.Hour
+	forgetAtOnce = 10_000
+)
+
+// Run ends sessions whose time has come, renews, revokes and retries until
+// ctx ends, and then waits for what is under way. It looks up what is due by
+// an index and sleeps until then.
+func (e *Engine) Run(ctx context.Context) {
+	defer e.Wait()
+	var forget time.Time
+	for ctx.Err() == nil {
+		busy := e.pass(ctx)
+		if now := e.cfg.Now(); now.After(forget) {
+			if err := e.cfg.Store.Forget(ctx, now, now.Add(-forgetAfter), forgetAtOnce); err != nil && ctx.Err() == nil {
+				e.cfg.Log.ErrorContext(ctx, "forgetting what is over", "err", err)
+			}
+			forget = now.Add(forgetEvery)
+		}
+		if busy {
+			continue
+		}
+		pause := lookAgain
+		next, err := e.cfg.Store.NextDue(ctx)
+		switch {
+		case err != nil:
+			pause = retryStore
+		case !next.IsZero():
+			pause = max(min(next.Sub(e.cfg.Now()), lookAgain), time.Millisecond)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-e.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// pass does what is due now and reports whether there may be more.
+func (e *Engine) pass(ctx context.Context) (busy bool) {
+	due, err := e.cfg.Store.DueSessions(ctx, e.cfg.Now(), claimRows)
+	if err != nil {
+		e.complain(ctx, "looking for sessions that are due", err)
+		return false
+	}
+	for _, s := range due {
+		reason := "heartbeat"
+		if !e.cfg.Now().Before(s.HardEnd) {
+			reason = "hard_end"
+		}
+		if _, err := e.End(ctx, s, reason, "", 0); err != nil {
+			e.complain(ctx, "ending a session", err)
+			return false
+		}
+	}
+	n := e.drain(ctx)
+	return len(due) == claimRows || n == claimRows
+}
+
+// drain does the leases that are due and returns how many there were. It
+// waits for the back ends: rows of one slow provider hold up only their own
+// operation's share, since claims are spread over the providers.
+func (e *Engine) drain(ctx context.Context) int {
+	now := e.cfg.Now()
+	rows, err := e.cfg.Store.Claim(ctx, now, e.op(), claimRows, claimPerProvider, now.Add(claimFor))
+	if err != nil {
+		e.complain(ctx, "looking for leases that are due", err)
+		return 0
+	}
+	type group struct{ session, provider string }
+	groups := map[group][]store.Lease{}
+	for _, row := range rows {
+		g := group{row.Session, row.Provider}
+		groups[g] = append(groups[g], row)
+	}
+	for g, rows := range groups {
+		e.work.Go(func() {
+			work, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimFor)
+			defer cancel()
+			e.due(work, g.session, rows)
+			e.Wake()
+		})
+	}
+	return len(rows)
+}
+
+func (e *Engine) complain(ctx context.Context, what string, err error) {
+	if ctx.Err() == nil {
+		e.cfg.Log.ErrorContext(ctx, what, "err", err)
+	}
+}
+
+// due does the claimed rows of one session and provider.
+func (e *Engine) due(ctx context.Context, session string, rows []store.Lease) {
+	s, err := e.cfg.Store.Session(ctx, session)
+	if err != nil {
+		e.complain(ctx, "reading a session", err)
+		return
+	}
+	var end []store.Lease
+	for _, row := range rows {
+		switch row.State {
+		case store.Revoking, store.Irrevocable:
+			end = append(end, row)
+		case store.Active:
+			e.dueActive(ctx, s, row)
+		default:
+			e.dueOther(ctx, row)
+		}
+	}
+	e.finish(ctx, session, end)
+}
+
+// dueOther moves rows that a crash left in the middle, and those whose time
+// is over. One that becomes Revoking is due at once, and is claimed anew.
+func (e *Engine) dueOther(ctx context.Context, row store.Lease) {
+	kind := kind(row)
+	now := e.cfg.Now()
+	c := store.Change{Lease: row.ID, From: []store.State{row.State}, Epoch: row.Epoch, Attempts: row.Attempts}
+	set := func(to store.State, nextAt time.Time, reason string) {
+		c.To, c.NextAt = to, nextAt
+		if to != row.State {
+			c.Entries = []store.Entry{e.entry(kind+string(to), row, "", reason)}
+		}
+	}
+	switch {
+	case row.State == store.Intent:
+		set(store.Void, time.Time{}, "crash")
+	case row.State == store.Expiring && now.Before(row.DiesBy):
+		set(store.Expiring, row.DiesBy, "")
+	case row.State == store.Expiring:
+		set(store.Expired, time.Time{}, "")
+	// What follows is Issuing: the provider may have been called.
+	case row.IsLogin:
+		set(store.Expiring, row.DiesBy, "crash")
+	case row.Login == "" && providers.Revocability(row.Revocability) == providers.Static:
+		// Its value never left: the answer comes after the record.
+		set(store.Void, time.Time{}, "crash")
+	case row.Login == "" && providers.Revocability(row.Revocability) == providers.Expires:
+		set(store.Expiring, row.DiesBy, "crash")
+	default:
+		set(store.Revoking, now, "crash")
+	}
+	e.record(ctx, []store.Change{c})
+}
+
+// dueActive renews an active row or brings it to its end.
+func (e *Engine) dueActive(ctx context.Context, s store.Session, row store.Lease) {
+	now := e.cfg.Now()
+	c := store.Change{Lease: row.ID, From: []store.State{store.Active}, Epoch: row.Epoch, Attempts: row.Attempts}
+	capped := !row.EndsAt.IsZero() && !now.Before(row.EndsAt)
+	reason := "cap"
+	if !s.Live(now) {
+		reason = "session_ended"
+	}
+	switch {
+	case !row.ExpiresAt.IsZero() && !now.Before(row.ExpiresAt):
+		c.To = store.Expired
+		c.Entries = []store.Entry{e.entry(kind(row)+"expired", row, "", "")}
+	case capped || !s.Live(now):
+		c.To, c.NextAt = over(row, now)
+		c.Entries = []store.Entry{e.entry(kind(row)+string(c.To), row, "", reason)}
+	default:
+		c = e.renewDue(ctx, s, row, c)
+	}
+	e.record(ctx, []store.Change{c})
+	if c.To == store.Expired && row.IsLogin {
+		// What was made under it died with it.
+		if rows, err := e.cfg.Store.Leases(ctx, row.Session); err == nil {
+			e.record(ctx, e.under(rows, row, store.Expired, "with_login"))
+		}
+	}
+}
+
+func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease, c store.Change) store.Change {
+	kind := kind(row)
+	c.To, c.NeedsLive = store.Active, true
+	c.Else, _ = over(row, e.cfg.Now())
+	c.ElseEntries = []store.Entry{e.entry(kind+string(c.Else), row, "", "session_ended")}
+	renewed, err := e.renew(ctx, s, row)
+	now := e.cfg.Now()
+	switch {
+	case err == nil:
+		c.ExpiresAt, c.DiesBy = renewed.ExpiresAt, renewed.DiesBy
+		c.NextAt = nextDue(renewed, now, true)
+		c.Entries = []store.Entry{e.entry(kind+"renewed", renewed, "", "")}
+		if !row.IsLogin {
+			e.cfg.Notify(Event{Session: s.ID, Lease: &renewed})
+		}
+	case errors.Is(err, errNotRenewed) || providers.Void(err):
+		// It lives on to its present end.
+		c.NextAt = earliest(row.ExpiresAt, row.EndsAt)
+		c.Entries = []store.Entry{e.entry(kind+"not_renewed", row, "", class(err))}
+		e.cfg.Log.WarnContext(ctx, "a lease isn't renewed", "lease", row.ID, "name", row.Name, "expires_at", row.ExpiresAt, "err", err)
+	default:
+		c.Attempts = row.Attempts + 1
+		c.NextAt = earliest(now.Add(backOff(c.Attempts)), row.ExpiresAt, row.EndsAt)
+		c.Entries = []store.Entry{e.entry(kind+"not_renewed", row, "", class(err))}
+		e.cfg.Log.WarnContext(ctx, "renewing failed", "lease", row.ID, "name", row.Name, "attempts", c.Attempts, "err", err)
+	}
+	return c
+}
+
+// errNotRenewed: today's policy, or the kind of credential, forbids it.
+var errNotRenewed = errors.New("not renewed")
+
+// renew asks the back end and returns the row with its new times.
+func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (store.Lease, error) {
+	p, ok := e.cfg.Provider(row.Provider)
+	if !ok {
+		return row, fmt.Errorf("provider %q is no longer in the broker's file: %w", row.Provider, errNotRenewed)
+	}
+	handle, err := e.openHandle(ctx, row)
+	if err != nil {
+		return row, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
+	defer cancel()
+	if row.IsLogin {
+		loginer, ok := p.(providers.Loginer)
+		if !ok {
+			return row, errNotRenewed
+		}
+		expires, err := loginer.RenewLogin(ctx, handle)
+		if err != nil {
+			return row, err
+		}
+		row.ExpiresAt, row.DiesBy = expires, expires
+		return row, nil
+	}
+	renewer, ok := p.(providers.Renewer)
+	if !ok || !row.Renewable {
+		return row, errNotRenewed
+	}
+	def, digest, err := e.cfg.Judge(ctx, s, row.Name)
+	if err != nil {
+		return row, fmt.Errorf("today's policy: %w: %w", err, errNotRenewed)
+	}
+	login := e.loginHandles(ctx, s.ID)[row.Login]
+	ttl := min(timeToLive(def, s, e.cfg.Now()), row.EndsAt.Sub(e.cfg.Now()))
+	if ttl <= 0 {
+		return row, errNotRenewed
+	}
+	expires, err := renewer.Renew(ctx, handle, login.handle, ttl)
+	if err != nil {
+		return row, err
+	}
+	row.PolicyDigest = digest
+	row.ExpiresAt = expires
+	if row.Login == "" {
+		row.DiesBy = expires
+	}
+	return row, nil
+}
+
+// Renew lengthens one active lease of a live session at its client's word and
+// returns it with its new expiry. store.ErrConflict: it isn't active or can't
+// be renewed; otherwise a [*Failure].
+func (e *Engine) Renew(ctx context.Context, s store.Session, row store.Lease, request string) (store.Lease, error) {
+	unlock := e.locks.lock(s.ID)
+	defer unlock()
+	if row.State != store.Active || !e.canRenew(row) {
+		return row, store.ErrConflict
+	}
+	renewed, err := e.renew(ctx, s, row)
+	if err != nil {
+		if errors.Is(err, errNotRenewed) {
+			return row, fmt.Errorf("%w: %w", store.ErrConflict, err)
+		}
+		return row, &Failure{Lease: row.Name, Err: err}
+	}
+	renewed.NextAt = nextDue(renewed, e.cfg.Now(), true)
+	orElse, _ := over(row, e.cfg.Now())
+	err = e.advance(ctx, []store.Change{{
+		Lease: row.ID, From: []store.State{store.Active}, To: store.Active,
+		ExpiresAt: renewed.ExpiresAt, DiesBy: renewed.DiesBy, NextAt: renewed.NextAt,
+		NeedsLive: true, Else: orElse,
+		Entries:     []store.Entry{e.entry("lease.renewed", renewed, request, "client")},
+		ElseEntries: []store.Entry{e.entry("lease."+string(orElse), row, request, "session_ended")},
+	}})
+	if err != nil {
+		return row, err
+	}
+	e.cfg.Notify(Event{Session: s.ID, Lease: &renewed})
+	e.Wake()
+	return renewed, nil
+}

@@ -1,0 +1,298 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/broker/audit"
+	"github.com/runenv/action/broker/identity"
+	"github.com/runenv/action/broker/lease"
+	"github.com/runenv/action/broker/policy"
+	"github.com/runenv/action/broker/store"
+	"github.com/runenv/action/secret"
+)
+
+// token is the exchange of RFC 8693: a CI's ID token for a session of one
+// role.
+func (b *Broker) token(w http.ResponseWriter, r *http.Request, request string) error {
+	if !b.byAddr.allow(addrOf(r), b.cfg.Now()) {
+		return b.tooMany(w)
+	}
+	form, body, err := readForm(r)
+	if err != nil {
+		return err
+	}
+	proof, err := b.proof(r, "")
+	if err != nil {
+		return refuse(http.StatusBadRequest, api.CodeInvalidDPoP, "the DPoP proof isn't valid for this request", err)
+	}
+	rules := b.rules.Load()
+	id, err := rules.Verifier.Verify(r.Context(), secret.FromString(form.Get("subject_token")))
+	if err != nil {
+		return b.unverified(r.Context(), request, form.Get("audience"), err)
+	}
+	if !b.byOwner.allow(id.Issuer+"\x00"+id.ProjectID, b.cfg.Now()) {
+		return b.tooMany(w)
+	}
+	role := form.Get("audience")
+	d := rules.Policy.Decide(id, role)
+	if !d.Allowed {
+		return b.deny(r.Context(), request, role, id, d)
+	}
+	answer, err := b.open(r.Context(), request, id, d, proof, body)
+	if err != nil {
+		return err
+	}
+	b.engine.Wake()
+	return writeJSON(w, http.StatusOK, answer)
+}
+
+func (b *Broker) tooMany(w http.ResponseWriter) error {
+	w.Header().Set("Retry-After", "1")
+	return refuse(http.StatusTooManyRequests, api.CodeRateLimited, "too many requests", nil)
+}
+
+// readForm reads the parameters of RFC 8693 that we know, each once, and
+// returns the body's hash beside them.
+func readForm(r *http.Request) (url.Values, []byte, error) {
+	if mt, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mt != "application/x-www-form-urlencoded" {
+		return nil, nil, badRequest("the body isn't application/x-www-form-urlencoded", nil)
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, api.MaxTokenRequest+1))
+	if err != nil {
+		return nil, nil, badRequest("the body couldn't be read", err)
+	}
+	if len(body) > api.MaxTokenRequest {
+		return nil, nil, refuse(http.StatusRequestEntityTooLarge, api.CodeInvalidRequest, "the body is too large", nil)
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		// The parser's own text quotes the body.
+		return nil, nil, badRequest("the body isn't well-formed", nil)
+	}
+	for name, values := range form {
+		switch name {
+		case "grant_type", "subject_token", "subject_token_type", "audience", "requested_token_type":
+		default:
+			return nil, nil, badRequest("an unknown parameter", nil)
+		}
+		if len(values) != 1 {
+			return nil, nil, badRequest("a parameter stands twice", nil)
+		}
+	}
+	requested := form.Get("requested_token_type")
+	switch {
+	case form.Get("grant_type") != api.GrantTokenExchange:
+		return nil, nil, refuse(http.StatusBadRequest, api.CodeUnsupportedGrantType, "grant_type isn't token exchange", nil)
+	case form.Get("subject_token") == "":
+		return nil, nil, badRequest("subject_token is missing", nil)
+	case form.Get("subject_token_type") != api.TokenTypeID:
+		return nil, nil, badRequest("subject_token_type isn't id_token", nil)
+	case form.Get("audience") == "":
+		return nil, nil, badRequest("audience, the role, is missing", nil)
+	case requested != "" && requested != api.TokenTypeAccess:
+		return nil, nil, badRequest("requested_token_type isn't access_token", nil)
+	}
+	sum := sha256.Sum256(body)
+	return form, sum[:], nil
+}
+
+// unverified answers a token that the verifier refused. Only one whose
+// signature was good is recorded: strangers can't fill the disk.
+func (b *Broker) unverified(ctx context.Context, request, role string, err error) error {
+	var refused *identity.Error
+	if !errors.As(err, &refused) {
+		return err
+	}
+	b.metrics.rejected.WithLabelValues(refused.Reason).Inc()
+	if refused.Class == identity.ClassUnavailable {
+		return refuse(http.StatusServiceUnavailable, api.CodeTemporarily, "the token's issuer can't be asked now", err)
+	}
+	if refused.SignatureVerified {
+		if rerr := b.recordRefusal(ctx, request, role, refused.Identity(), refused.Issuer, refused.Reason, "", nil); rerr != nil {
+			return rerr
+		}
+	}
+	// RFC 8693 section 2.2.2: a subject token that is invalid for any reason.
+	answer := &api.Error{Status: http.StatusBadRequest, Code: api.CodeInvalidRequest, Description: "the subject token isn't accepted"}
+	if id := refused.Identity(); id != nil {
+		answer.Claims = id.Claims()
+	}
+	return &refusal{answer, err}
+}
+
+// deny answers a caller that the policy refuses. A role that isn't there and
+// one that isn't the caller's look alike.
+func (b *Broker) deny(ctx context.Context, request, role string, id *identity.Identity, d policy.Decision) error {
+	if err := b.recordRefusal(ctx, request, role, id, id.Issuer, d.Reason, d.Detail, d.Project); err != nil {
+		return err
+	}
+	return &refusal{
+		&api.Error{
+			Status: http.StatusBadRequest, Code: api.CodeInvalidTarget, Claims: id.Claims(),
+			Description: "this job may not have this RunEnv role",
+		},
+		fmt.Errorf("policy: %s %s", d.Reason, d.Detail),
+	}
+}
+
+func (b *Broker) recordRefusal(ctx context.Context, request, role string, id *identity.Identity, issuer, reason, detail string, project *policy.Project) error {
+	rec := audit.Record{
+		Time: b.cfg.Now(), Event: "session.refused", Request: request, Role: role, Issuer: issuer,
+		Reason: reason, Detail: detail, Policy: b.rules.Load().Policy.Digest(),
+	}
+	if id != nil {
+		rec.Claims = id.AuditClaims()
+	}
+	if project != nil {
+		rec.Project = project.Name
+	}
+	return b.record(ctx, rec)
+}
+
+func (b *Broker) record(ctx context.Context, rec audit.Record) error {
+	entry, err := rec.Entry()
+	if err != nil {
+		return err
+	}
+	if err := b.cfg.Store.Record(ctx, b.cfg.Now(), []store.Entry{entry}); err != nil {
+		return fmt.Errorf("recording %s: %w", rec.Event, err)
+	}
+	return nil
+}
+
+// open makes the session.
+func (b *Broker) open(ctx context.Context, request string, id *identity.Identity, d policy.Decision, proof store.Proof, body []byte) (api.Token, error) {
+	now := b.cfg.Now()
+	claims, err := remember(id)
+	if err != nil {
+		return api.Token{}, err
+	}
+	sid := lease.NewID("s")
+	access, end := sid+"."+random(), "e-"+random()
+	s := store.Session{
+		ID: sid, Role: d.Role.Name, Issuer: id.Issuer, Job: id.Job, Thumbprint: proof.Thumbprint,
+		AccessHash: hash(access), EndHash: hash(end), Claims: claims, PolicyDigest: b.rules.Load().Policy.Digest(),
+		CreatedAt: now, HardEnd: now.Add(d.Role.SessionTTL), HeartbeatTimeout: d.Role.HeartbeatTimeout,
+	}
+	if d.Project != nil {
+		s.Project = d.Project.Name
+	}
+	s.Deadline = s.HardEnd
+	if beat := now.Add(s.HeartbeatTimeout); beat.Before(s.Deadline) {
+		s.Deadline = beat
+	}
+	rec := audit.Record{
+		Time: now, Event: "session.created", Request: request, Session: sid, Role: s.Role, Project: s.Project,
+		Issuer: s.Issuer, Claims: id.AuditClaims(), Policy: s.PolicyDigest, ExpiresAt: s.HardEnd, Notes: d.Notes,
+	}
+	created, err := rec.Entry()
+	if err != nil {
+		return api.Token{}, err
+	}
+	replaced, err := audit.Record{Time: now, Event: "session.ended", Request: request, Role: s.Role, Reason: "exchanged_again"}.Entry()
+	if err != nil {
+		return api.Token{}, err
+	}
+	const leeway = 30 * time.Second
+	_, err = b.cfg.Store.CreateSession(ctx, now, store.NewSession{
+		Session: s, Proof: proof, Limit: d.Role.Limits.Sessions,
+		Token: store.Token{
+			Issuer: id.Issuer, JTI: id.JTI, Expires: id.Expires.Add(leeway),
+			SameJob: id.Reuse == identity.ReuseSameJob, Body: body,
+		},
+		Entries: []store.Entry{created}, EndedEntry: replaced,
+	})
+	switch {
+	case errors.Is(err, store.ErrReplayed):
+		if rerr := b.recordRefusal(ctx, request, s.Role, id, id.Issuer, "replayed", "", d.Project); rerr != nil {
+			return api.Token{}, rerr
+		}
+		return api.Token{}, badRequest("the subject token isn't accepted", err)
+	case errors.Is(err, store.ErrLimit):
+		if rerr := b.recordRefusal(ctx, request, s.Role, id, id.Issuer, "session_limit", "", d.Project); rerr != nil {
+			return api.Token{}, rerr
+		}
+		return api.Token{}, refuse(http.StatusForbidden, api.CodeLimitExceeded, "this job has as many live sessions of this role as the role allows", err)
+	case err != nil:
+		return api.Token{}, fmt.Errorf("creating a session: %w", err)
+	}
+	return api.Token{
+		AccessToken: api.NewText(access), IssuedTokenType: api.TokenTypeAccess, TokenType: api.SchemeDPoP,
+		ExpiresIn: int64(s.HardEnd.Sub(now) / time.Second), SessionID: sid, EndToken: api.NewText(end),
+		HardEnd: s.HardEnd, HeartbeatSeconds: heartbeatSeconds(s),
+	}, nil
+}
+
+// heartbeatSeconds is how often a client is to be heard: a sixth of the time
+// after which its silence ends the session.
+func heartbeatSeconds(s store.Session) int {
+	return max(1, int(s.HeartbeatTimeout/(6*time.Second)))
+}
+
+// remembered is the identity as a session keeps it.
+type remembered struct {
+	Profile string         `json:"profile"`
+	Claims  map[string]any `json:"claims"`
+}
+
+// remember keeps of an identity what policy may ask for again, and no more:
+// claims that no rule can name (such as e-mail addresses of custom tokens)
+// are left out.
+func remember(id *identity.Identity) ([]byte, error) {
+	profile, ok := identity.ProfileByName(id.Profile)
+	if !ok {
+		return nil, fmt.Errorf("identity of unknown profile %q", id.Profile)
+	}
+	claims := map[string]any{}
+	for name, value := range id.Claims() {
+		if profile.Knows(name) {
+			claims[name] = value
+		}
+	}
+	return json.Marshal(remembered{id.Profile, claims})
+}
+
+// recall is the identity behind a session, for today's policy to judge.
+func recall(s store.Session) (*identity.Identity, error) {
+	var kept remembered
+	if err := json.Unmarshal(s.Claims, &kept); err != nil {
+		return nil, fmt.Errorf("reading the identity of session %s: %w", s.ID, err)
+	}
+	profile, ok := identity.ProfileByName(kept.Profile)
+	if !ok {
+		return nil, fmt.Errorf("session %s has the unknown profile %q", s.ID, kept.Profile)
+	}
+	return identity.New(profile, s.Issuer, kept.Claims)
+}
+
+func random() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+func hash(token string) []byte {
+	sum := sha256.Sum256([]byte(token))
+	return sum[:]
+}
+
+func addrOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}

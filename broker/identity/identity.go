@@ -124,11 +124,10 @@ func New(profile *Profile, issuerName string, claims map[string]any) (*Identity,
 	id.SourceProjectID = number(profile.ProjectIDClaim)
 	id.ProjectID = id.SourceProjectID
 	id.ProjectName = id.scalar(profile.ProjectNameClaim)
-	if profile.JobProjectIDClaim != "" {
-		if jobProject := number(profile.JobProjectIDClaim); jobProject != "" {
-			id.ProjectID = jobProject
-			id.ProjectName = id.scalar(profile.JobProjectNameClaim)
-		}
+	// Present is enough, so that one that can't be read doesn't pass for absent.
+	if name := profile.JobProjectIDClaim; name != "" && claims[name] != nil {
+		id.ProjectID = number(name)
+		id.ProjectName = id.scalar(profile.JobProjectNameClaim)
 	}
 	id.OwnerID = number(profile.OwnerIDClaim)
 	id.OwnerName = id.scalar(profile.OwnerNameClaim)

@@ -20,8 +20,10 @@ const (
 	// maxKeyMembers bounds the members of all objects in a key set.
 	maxKeyMembers = 32 * maxKeys
 
+	// go-jose reads no RSA key over 4096 bits either: verifying costs the
+	// square of its length.
 	minRSABits = 2048
-	maxRSABits = 8192
+	maxRSABits = 4096
 )
 
 // A publicKey verifies signatures of one algorithm.

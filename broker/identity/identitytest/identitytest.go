@@ -18,6 +18,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -88,6 +90,8 @@ func start(tb testing.TB, listen func(*httptest.Server)) *Issuer {
 	}
 	i.addKey("RS256", key)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(i.serve))
+	// It is there to be hung up on.
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	listen(server)
 	i.URL = server.URL
 	if cert := server.Certificate(); cert != nil {
@@ -112,7 +116,6 @@ func (i *Issuer) SetNow(now func() time.Time) {
 // The algorithm is RS256 or ES256; RS256 keys have one modulus and differ in
 // their id only.
 func (i *Issuer) Rotate(alg string) {
-	i.tb.Helper()
 	var key crypto.Signer
 	var err error
 	switch alg {
@@ -157,7 +160,6 @@ func (i *Issuer) signer() signingKey {
 
 // Sign returns a token with these claims and the header that a CI sends.
 func (i *Issuer) Sign(claims map[string]any) string {
-	i.tb.Helper()
 	return i.SignWith(nil, claims)
 }
 
@@ -165,7 +167,6 @@ func (i *Issuer) Sign(claims map[string]any) string {
 // the usual alg, kid and typ; nil takes one away. The signature is a true one
 // whatever the header says.
 func (i *Issuer) SignWith(header, claims map[string]any) string {
-	i.tb.Helper()
 	k := i.signer()
 	merged := merge(map[string]any{"alg": k.alg, "kid": k.kid, "typ": "JWT"}, header)
 	return i.SignRaw(i.marshal(merged), i.marshal(claims))
@@ -173,7 +174,6 @@ func (i *Issuer) SignWith(header, claims map[string]any) string {
 
 // SignRaw returns a token of these very bytes, JSON or not.
 func (i *Issuer) SignRaw(header, payload []byte) string {
-	i.tb.Helper()
 	k := i.signer()
 	input := encode(header) + "." + encode(payload)
 	sum := sha256.Sum256([]byte(input))
@@ -294,7 +294,6 @@ func (i *Issuer) next() (time.Time, string) {
 
 // JWKS is the true key set.
 func (i *Issuer) JWKS() []byte {
-	i.tb.Helper()
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	var set jose.JSONWebKeySet

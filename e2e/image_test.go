@@ -31,10 +31,14 @@ ENV GOPROXY=off GOFLAGS=-buildvcs=false GOMODCACHE=/cache/mod GOCACHE=/cache/bui
 		t.Fatalf("go mod download: %v\n%s", err, out)
 	}
 
+	cache := b.goenv("GOCACHE")
+	if err := os.MkdirAll(cache, 0o700); err != nil { // nobody may have built here yet
+		t.Fatal(err)
+	}
 	b.run("bud", "--pull-never", "--tag", "localhost/runenv-broker", "--build-arg", "BUILDER=localhost/builder",
 		"--volume", b.goenv("GOROOT")+":/usr/local/go:ro",
 		"--volume", b.goenv("GOMODCACHE")+":/cache/mod",
-		"--volume", b.goenv("GOCACHE")+":/cache/build",
+		"--volume", cache+":/cache/build",
 		"--volume", t.TempDir()+":/tmp", "..")
 	config := b.run("inspect", "--type", "image", "--format", "{{.OCIv1.Config.User}} {{.OCIv1.Config.Entrypoint}}", "localhost/runenv-broker")
 	if got, want := strings.TrimSpace(config), "65532:65532 [/runenv-broker]"; got != want {

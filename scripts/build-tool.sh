@@ -8,7 +8,7 @@ echo "building $what"
 mkdir -p "${out%/*}"
 (
 	n=0
-	while sleep 20; do
+	while sleep 20 >/dev/null 2>&1; do
 		n=$((n + 20))
 		echo "  still building after $n s"
 	done

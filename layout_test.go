@@ -40,6 +40,8 @@ const maxMainLines = 20
 // a reason that a reviewer believes.
 var arrows = []arrow{
 	{"secret", nil},
+	{"internal/backoff", nil},
+	{"internal/roots", nil},
 	{"broker/api", []string{"secret"}},
 	{"broker/seal", nil},
 	{"broker/store", nil},
@@ -47,28 +49,30 @@ var arrows = []arrow{
 	{"broker/store/sqlite", []string{"broker/store", "github.com/pressly/goose/v3", "modernc.org/sqlite"}},
 	{"broker/audit", []string{"broker/store", "golang.org/x/mod"}},
 	{"broker/issuer", []string{"broker/seal", "broker/store", "github.com/go-jose/go-jose/v4"}},
-	{"broker/identity", []string{"github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/time"}},
+	{"broker/identity", []string{"secret", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/time"}},
 	{"broker/identity/identitytest", []string{"broker/identity", "github.com/go-jose/go-jose/v4"}},
 	{"broker/policy", []string{"broker/identity"}},
 	{"providers", []string{"secret"}},
 	{"providers/providertest", []string{"providers", "secret"}},
 	{"providers/static", []string{"providers", "secret"}},
 	{"providers/vault", []string{"providers", "secret", "github.com/hashicorp/vault/api"}},
-	{"broker/lease", []string{"broker/audit", "broker/store", "providers", "secret", "golang.org/x/time"}},
-	{"broker/config", []string{"broker/identity", "broker/policy", "github.com/goccy/go-yaml"}},
+	{"broker/lease", []string{"broker/audit", "broker/seal", "broker/store", "providers", "secret", "golang.org/x/time"}},
+	{"broker/config", []string{"broker/identity", "broker/policy", "secret", "github.com/goccy/go-yaml"}},
 	{"broker", []string{
-		"broker/api", "broker/audit", "broker/identity", "broker/issuer", "broker/lease", "broker/policy", "broker/store", "secret",
+		"broker/api", "broker/audit", "broker/identity", "broker/issuer", "broker/lease", "broker/policy",
+		"broker/seal", "broker/store", "providers", "secret",
 		"github.com/go-jose/go-jose/v4", "github.com/prometheus/client_golang", "golang.org/x/time",
 	}},
-	{"internal/ci", nil},
+	{"internal/ci", []string{"internal/backoff", "secret"}},
 	{"internal/gha", []string{"github.com/sethvargo/go-githubactions"}},
-	{"internal/redact", nil},
+	{"internal/redact", []string{"secret"}},
 	{"internal/leakscan", []string{"internal/redact"}},
 	{"internal/proc", nil},
 	{"internal/inject", []string{"internal/proc", "internal/redact", "secret"}},
 	{"internal/guardian", nil},
 	{"internal/devissuer", []string{"github.com/go-jose/go-jose/v4"}},
-	{"client", []string{"broker/api", "internal/ci", "secret", "github.com/go-jose/go-jose/v4"}},
+	{"client", []string{"broker/api", "internal/backoff", "internal/ci", "internal/roots", "secret", "github.com/go-jose/go-jose/v4"}},
+	{"client/clienttest", []string{"broker/api", "internal/ci", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"internal/cli", []string{
 		"broker/api", "client", "secret",
 		"internal/ci", "internal/gha", "internal/guardian", "internal/inject", "internal/leakscan", "internal/proc", "internal/redact",
@@ -170,8 +174,9 @@ func TestImportsFollowTheTable(t *testing.T) {
 				allowed := slices.ContainsFunc(may, func(m string) bool {
 					return to == m || !own(m) && strings.HasPrefix(to, m+"/")
 				})
-				if !allowed {
+				if !allowed && !seen[from+" "+to] {
 					t.Errorf("%s imports %s (GOOS=%s), which its row in arrows (layout_test.go) doesn't allow", from, to, goos)
+					seen[from+" "+to] = true
 				}
 			}
 		}

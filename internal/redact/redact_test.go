@@ -1,0 +1,349 @@
+package redact_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/runenv/action/internal/redact"
+	"github.com/runenv/action/secret"
+)
+
+func secrets(leaseAndValue ...string) []redact.Secret {
+	var s []redact.Secret
+	for i := 0; i < len(leaseAndValue); i += 2 {
+		s = append(s, redact.Secret{Lease: leaseAndValue[i], Value: secret.FromString(leaseAndValue[i+1])})
+	}
+	return s
+}
+
+// pieces writes text in pieces of n bytes and returns what came out.
+func pieces(t *testing.T, r *redact.Redactor, text string, n int) string {
+	t.Helper()
+	var out bytes.Buffer
+	w := r.Writer(&out)
+	for rest := text; rest != ""; {
+		k := min(n, len(rest))
+		if got, err := io.WriteString(w, rest[:k]); got != k || err != nil {
+			t.Fatalf("Write = %d, %v, want %d, nil", got, err, k)
+		}
+		rest = rest[k:]
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+func TestRedact(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("0123456789abcdef-", 40)
+	tests := []struct {
+		name    string
+		secrets []redact.Secret
+		in      string
+		want    string
+	}{
+		{"nothing to hide", nil, "some text", "some text"},
+		{"no hit", secrets("db", "hunter22"), "some text", "some text"},
+		{"a hit", secrets("db", "hunter22"), "a hunter22 b", "a [REDACTED:db] b"},
+		{"at both ends", secrets("db", "hunter22"), "hunter22 hunter22", "[REDACTED:db] [REDACTED:db]"},
+		{"near miss", secrets("db", "hunter22"), "hunter2 hunter23 unter22", "hunter2 hunter23 unter22"},
+		{"six bytes", secrets("db", "abcdef"), "xabcdefx", "x[REDACTED:db]x"},
+		{"five bytes can't", secrets("db", "abcde"), "abcde", "abcde"},
+		{"longest first", secrets("a", "prefix", "b", "prefix-and-more"), "prefix-and-more prefix", "[REDACTED:b] [REDACTED:a]"},
+		{"touching, two leases", secrets("a", "secretA", "b", "secretB"), "secretAsecretB", "[REDACTED:a][REDACTED:b]"},
+		{"touching, one lease", secrets("a", "secretA"), "secretAsecretA.", "[REDACTED:a]."},
+		{"overlapping, two leases", secrets("a", "xxSECRET", "b", "SECRETyy"), "-xxSECRETyy-", "-[REDACTED:a]-"},
+		{"contained", secrets("a", "outer-INNERS-outer", "b", "INNERS"), "outer-INNERS-outer INNERS", "[REDACTED:a] [REDACTED:b]"},
+		{"overlaps itself", secrets("a", "abcabcabd"), "abcabcabcabd", "abc[REDACTED:a]"},
+		{"overlaps itself twice", secrets("a", "abcabcab"), "abcabcabcabcabX", "[REDACTED:a]X"},
+		{"the same value twice", secrets("a", "hunter22", "b", "hunter22"), "hunter22", "[REDACTED:a]"},
+		{"lines of a value", secrets("pem", "first line\r\n  second line\nthird one\n"), "> second line <\nfirst line\nthird one\n", "> [REDACTED:pem] <\n[REDACTED:pem]\n[REDACTED:pem]\n"},
+		{"a line too short to hide alone", secrets("j", "{\n\"key\": 1\n}"), "{\n\"key\": 1\n}", "[REDACTED:j]"},
+		{"final newline", secrets("a", "hunter22\n"), "hunter22.", "[REDACTED:a]."},
+		{"NUL and high bytes", secrets("a", "\x00\x01\xff\xfe\x00\x00"), "-\x00\x01\xff\xfe\x00\x00-", "-[REDACTED:a]-"},
+		{"long", secrets("a", long), "x" + long + "y", "x[REDACTED:a]y"},
+		{"a head of a long one", secrets("a", long), long[:64] + "|", "[REDACTED:a]|"},
+		{"empty value", secrets("a", ""), "text", "text"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := redact.New(tt.secrets)
+			if got := string(r.Bytes([]byte(tt.in))); got != tt.want {
+				t.Errorf("Bytes(%q) = %q, want %q", tt.in, got, tt.want)
+			}
+			for n := 1; n <= len(tt.in); n++ {
+				if got := pieces(t, r, tt.in, n); got != tt.want {
+					t.Errorf("in pieces of %d: %q, want %q", n, got, tt.want)
+				}
+			}
+		})
+	}
+}
+
+func TestShort(t *testing.T) {
+	t.Parallel()
+	r := redact.New(secrets("one", "1", "five", "12345", "padded", " 12345\n", "six", "123456", "empty", "", "lines", "12\n34\n56", "one", "2"))
+	if diff := cmp.Diff([]string{"one", "five", "padded"}, r.Short()); diff != "" {
+		t.Errorf("Short() (-want +got):\n%s", diff)
+	}
+}
+
+// nasty are values with what encoders treat specially.
+var nasty = []string{
+	"hunter22",
+	`qu"ote\back/slash`,
+	"100%&<sure>+ =?",
+	"tab\there",
+	"bell\x07\x1b[0m",
+	"пароль-日本-🔑",
+	"line sep\u2028end",
+	"~!'()*;:@$,#[]",
+	"????>>>>~~~~",
+	"\x00\x00\x00\x00\x00\x00\x01",
+	"bad\xff\xfeutf8",
+}
+
+// asPython escapes as json.dumps does.
+func asPython(v string) string {
+	var b strings.Builder
+	for _, r := range v {
+		if r > 0xffff {
+			r -= 0x10000
+			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xd800+r>>10, 0xdc00+r&0x3ff)
+		} else if r > '~' {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func goJSON(t *testing.T, v string, html bool) string {
+	t.Helper()
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(html)
+	if err := e.Encode(v); err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(b.String()), `"`), `"`)
+}
+
+// Each form is made by the standard library, not by the code under test.
+func TestT18EncodingsAreHidden(t *testing.T) {
+	t.Parallel()
+	for _, v := range nasty {
+		r := redact.New(secrets("k", v))
+		forms := map[string]string{
+			"plain":            v,
+			"hex":              hex.EncodeToString([]byte(v)),
+			"HEX":              strings.ToUpper(hex.EncodeToString([]byte(v))),
+			"query":            url.QueryEscape(v),
+			"path":             url.PathEscape(v),
+			"query, %20":       strings.ReplaceAll(url.QueryEscape(v), "+", "%20"),
+			"JSON by Go":       goJSON(t, v, true),
+			"JSON, minimal":    goJSON(t, v, false),
+			"JSON, \\/":        strings.ReplaceAll(goJSON(t, v, false), "/", `\/`),
+			"JSON by Python":   asPython(goJSON(t, v, false)),
+			"userinfo":         strings.TrimSuffix(strings.TrimPrefix(url.UserPassword("", v).String(), ":"), "@"),
+			"lower-case query": lowerPercent(url.QueryEscape(v)),
+		}
+		for form, text := range forms {
+			got := string(r.Bytes([]byte("<" + text + ">")))
+			if got != "<[REDACTED:k]>" {
+				t.Errorf("%q as %s: %q becomes %q", v, form, text, got)
+			}
+		}
+		for _, enc := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding, base64.RawStdEncoding, base64.RawURLEncoding} {
+			for before := range 6 {
+				for after := range 4 {
+					text := enc.EncodeToString([]byte(strings.Repeat("u", before) + v + strings.Repeat("p", after)))
+					got := string(r.Bytes([]byte(text)))
+					// At most the two characters that hold bits of both remain on
+					// each side, beside those of the neighbours.
+					if left := len(got) - len("[REDACTED:k]"); !strings.Contains(got, "[REDACTED:k]") || left > 4+(before+after)*4/3+4 {
+						t.Errorf("%q in base64 %q becomes %q", v, text, got)
+					}
+				}
+			}
+		}
+	}
+}
+
+// lowerPercent gives the escapes lower-case digits.
+func lowerPercent(s string) string {
+	b := []byte(s)
+	for i := 0; i < len(b); i++ {
+		if b[i] == '%' {
+			copy(b[i:], bytes.ToLower(b[i:i+3]))
+			i += 2
+		}
+	}
+	return string(b)
+}
+
+func TestT18WrappedBase64(t *testing.T) {
+	t.Parallel()
+	v := strings.Repeat("many bytes, all different: ", 9) + "end"
+	r := redact.New(secrets("k", v))
+	text := base64.StdEncoding.EncodeToString([]byte(v))
+	for _, width := range []int{64, 76} {
+		var in, want []string
+		for line := range slices.Chunk([]byte(text), width) {
+			in, want = append(in, string(line)), append(want, "[REDACTED:k]")
+		}
+		got := string(r.Bytes([]byte(strings.Join(in, "\n"))))
+		if got != strings.Join(want, "\n") && got != strings.Join(want, "\n")+"=" && got != strings.Join(want, "\n")+"==" {
+			t.Errorf("at %d columns: %q", width, got)
+		}
+	}
+}
+
+// A prompt without a newline must be seen before its answer is typed.
+func TestPromptsAreNotHeldBack(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	w := redact.New(secrets("a", "hunter22", "b", "multi-line-1\nmulti-line-2")).Writer(&out)
+	shows := func(write, want string) {
+		t.Helper()
+		out.Reset()
+		if _, err := io.WriteString(w, write); err != nil {
+			t.Fatal(err)
+		}
+		if out.String() != want {
+			t.Errorf("after %q: %q, want %q", write, out.String(), want)
+		}
+	}
+	shows("Password: ", "Password: ")
+	shows("Continue? [y/N] hun", "Continue? [y/N] ")
+	shows("gry", "hungry")
+	shows("multi-line-1", "[REDACTED:b]")
+	shows("\n", "\n")
+	shows("hunter2", "")
+	shows("2", "[REDACTED:a]")
+	shows("2", "2")
+}
+
+// A matcher that starts over after a mismatch would lose the head that begins
+// inside it.
+func TestT18SelfOverlappingAcrossWrites(t *testing.T) {
+	t.Parallel()
+	const value = "abcabdabcabe"
+	r := redact.New(secrets("k", value))
+	text := "abcab" + value + "abcabdabcabd" + "abcabe" + "!"
+	want := "abcab[REDACTED:k]abcabd[REDACTED:k]!"
+	for i := range text {
+		for j := i; j < len(text); j++ {
+			var out bytes.Buffer
+			w := r.Writer(&out)
+			for _, part := range []string{text[:i], text[i:j], text[j:]} {
+				if _, err := io.WriteString(w, part); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if out.String() != want {
+				t.Fatalf("split at %d and %d: %q, want %q", i, j, out.String(), want)
+			}
+		}
+	}
+}
+
+func TestOneMiBValue(t *testing.T) {
+	t.Parallel()
+	rnd := rand.NewChaCha8([32]byte{1})
+	v := make([]byte, 1<<20)
+	_, _ = rnd.Read(v)
+	v = bytes.ReplaceAll(v, []byte("\n"), []byte("n"))
+	v[0], v[len(v)-1] = 'x', 'x'
+	r := redact.New([]redact.Secret{{Lease: "big", Value: secret.New(v)}})
+	for name, text := range map[string]string{
+		"plain":  string(v),
+		"hex":    hex.EncodeToString(v),
+		"base64": base64.RawStdEncoding.EncodeToString(v[:len(v)/3*3]),
+	} {
+		got := pieces(t, r, "<"+text+">", 4099)
+		if want := "<[REDACTED:big]>"; len(got) > len(want)+4 || !strings.HasPrefix(got, "<[REDACTED:big]") {
+			t.Errorf("%s: %d bytes remain, %.40q", name, len(got), got)
+		}
+	}
+}
+
+func TestManyWritersAtOnce(t *testing.T) {
+	t.Parallel()
+	r := redact.New(secrets("a", "hunter22"))
+	for i := range 8 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			in := strings.Repeat("text hunter22 ", 1000)
+			if got := pieces(t, r, in, 7+i); got != strings.Repeat("text [REDACTED:a] ", 1000) {
+				t.Error("wrong output")
+			}
+		})
+	}
+}
+
+type brokenWriter struct {
+	n   int
+	err error
+}
+
+func (b brokenWriter) Write([]byte) (int, error) { return b.n, b.err }
+
+func TestWriterErrors(t *testing.T) {
+	t.Parallel()
+	r := redact.New(secrets("a", "hunter22"))
+	broken := errors.New("broken")
+	for _, tt := range []struct {
+		w    io.Writer
+		want error
+	}{
+		{brokenWriter{0, broken}, broken},
+		{brokenWriter{1, nil}, io.ErrShortWrite},
+	} {
+		w := r.Writer(tt.w)
+		for range 2 { // the error stays
+			if n, err := w.Write([]byte("some text")); n != 0 || !errors.Is(err, tt.want) {
+				t.Errorf("Write = %d, %v, want 0, %v", n, err, tt.want)
+			}
+		}
+		if err := w.Close(); !errors.Is(err, tt.want) {
+			t.Errorf("Close = %v, want %v", err, tt.want)
+		}
+		w = r.Writer(tt.w)
+		if n, err := w.Write([]byte("hunter2")); n != 7 || err != nil {
+			t.Errorf("Write of what is held = %d, %v, want 7, nil", n, err)
+		}
+		if err := w.Close(); !errors.Is(err, tt.want) {
+			t.Errorf("Close = %v, want %v", err, tt.want)
+		}
+	}
+	w := r.Writer(io.Discard)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("x")); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("Write after Close = %v, want %v", err, os.ErrClosed)
+	}
+	if n, err := r.Writer(brokenWriter{0, broken}).Write(nil); n != 0 || err != nil {
+		t.Errorf("empty Write = %d, %v, want 0, nil", n, err)
+	}
+}

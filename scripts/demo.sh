@@ -14,8 +14,8 @@ STORY
 
 # shellcheck disable=SC2016 # the command expands it, not this shell
 exec runenv-broker dev -- runenv run --role demo -- sh -c '
-	echo "  command: I was given DEMO_PASSWORD, ${#DEMO_PASSWORD} characters long."
-	echo "  command: I print it, and you read: $DEMO_PASSWORD"
-	echo "  command: even as base64: $(printf %s "$DEMO_PASSWORD" | base64)"
+	echo "  command: I was given DEMO_TOKEN, ${#DEMO_TOKEN} characters long."
+	echo "  command: I print it, and you read: $DEMO_TOKEN"
+	echo "  command: even as base64: $(printf %s "$DEMO_TOKEN" | base64)"
 	echo "  command: could I ask for more? The token request URL is \"${ACTIONS_ID_TOKEN_REQUEST_URL-gone}\"."
 '

@@ -17,8 +17,8 @@ import (
 )
 
 // A BrokerServer is the real broker: `runenv-broker serve` with TLS by [CA], a
-// store on disk and a seal of its own. It keeps its URL, its store and its log
-// over restarts.
+// store on disk and a seal of its own, logging at debug level. It keeps its
+// URL, its store and its log over restarts.
 type BrokerServer struct {
 	URL    string // https://127.0.0.1:…
 	CAFile string // the authority of its certificate
@@ -119,7 +119,7 @@ func (b *BrokerServer) Restart(tb testing.TB) {
 // Launch starts a broker that isn't running and waits for nothing.
 func (b *BrokerServer) Launch(tb testing.TB) {
 	tb.Helper()
-	cmd := exec.Command(b.Program, "serve", "--config", b.Config)
+	cmd := exec.Command(b.Program, "serve", "--config", b.Config, "--log-level", "debug")
 	cmd.Dir = b.Dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.Dir}, b.Env...)
 	b.process = start(tb, cmd, b.log)

@@ -165,9 +165,14 @@ type NewSession struct {
 	// Entries are written if the session is made.
 	Entries []Entry
 	// EndedEntry is written for the session that a retry after a lost reply
-	// ends; its Session field is filled in by the store.
+	// ends. The store fills in its Session field, and in its Body puts the id
+	// in the place of [EndedSession].
 	EndedEntry Entry
 }
+
+// EndedSession stands for the id of the session that a retry ends, which only
+// the store knows: as the string value of "session" in EndedEntry's Body.
+const EndedSession = "{ended-session}"
 
 // Created is what CreateSession did.
 type Created struct {

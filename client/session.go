@@ -1,0 +1,282 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/internal/ci"
+	"github.com/runenv/action/secret"
+)
+
+const (
+	// exchangeTimeout bounds an exchange with all its tries.
+	exchangeTimeout = time.Minute
+	// The broker asks its back ends for leases while the client waits.
+	leaseTimeout    = 3 * time.Minute
+	leaseTryTimeout = time.Minute
+	// expiryMargin is what a CI token must have left for a try.
+	expiryMargin = 5 * time.Second
+	// defaultHeartbeat serves where the broker's interval is out of reason.
+	defaultHeartbeat = 30 * time.Second
+	maxHeartbeat     = time.Hour
+)
+
+// A Session is one exchange for one role. Its leases end with it. It is safe
+// for concurrent use.
+type Session struct {
+	c         *Client
+	prover    *prover
+	id, role  string
+	access    secret.Value
+	endToken  secret.Value
+	hardEnd   time.Time
+	heartbeat time.Duration
+}
+
+// Exchange trades the caller's token for a session in the role. It takes a
+// new token from the source where the last one has expired before it was used.
+// A refusal is an [*Error].
+func (c *Client) Exchange(ctx context.Context, role string) (*Session, error) {
+	if !validRole(role) {
+		return nil, fmt.Errorf("%q can't be a role: its name has 1 to 63 of a-z, 0-9 and -", role)
+	}
+	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
+	defer cancel()
+
+	// The token is minted while the broker says who it is, and sent after.
+	token := &tokenCache{c: c}
+	minting := make(chan error, 1)
+	mintCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		_, err := token.get(mintCtx)
+		if err != nil {
+			stop()
+		}
+		minting <- err
+	}()
+	discoveryErr := c.discover(mintCtx)
+	if discoveryErr != nil && mintCtx.Err() == nil {
+		return nil, discoveryErr
+	}
+	if err := <-minting; err != nil {
+		return nil, err
+	}
+	if discoveryErr != nil {
+		return nil, discoveryErr
+	}
+
+	// One key and one body for all tries: a broker takes the same CI token
+	// again after a lost reply from nobody else.
+	p, err := newProver(c.now)
+	if err != nil {
+		return nil, err
+	}
+	var answer api.Token
+	err = c.do(ctx, call{
+		doing:       fmt.Sprintf("exchanging the CI token for role %q", role),
+		method:      http.MethodPost,
+		path:        api.PathToken,
+		contentType: "application/x-www-form-urlencoded",
+		body: func(ctx context.Context) ([]byte, error) {
+			t, err := token.get(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return []byte(url.Values{
+				"grant_type":         {api.GrantTokenExchange},
+				"subject_token":      {string(t.Reveal())},
+				"subject_token_type": {api.TokenTypeID},
+				"audience":           {role},
+			}.Encode()), nil
+		},
+		authorize: func(r *http.Request) error { return p.prove(r, secret.Value{}) },
+		limit:     api.MaxRequest,
+	}, &answer)
+	if refused, ok := errors.AsType[*Error](err); ok && refused.Refusal.Code == api.CodeInvalidRequest {
+		refused.hint = token.audienceHint()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if answer.TokenType != api.SchemeDPoP || answer.AccessToken.Len() == 0 || answer.EndToken.Len() == 0 || answer.HardEnd.IsZero() {
+		return nil, errors.New("exchanging the CI token: the answer lacks what a session needs")
+	}
+	return &Session{
+		c:         c,
+		prover:    p,
+		id:        clean(answer.SessionID),
+		role:      role,
+		access:    answer.AccessToken.Value,
+		endToken:  answer.EndToken.Value,
+		hardEnd:   answer.HardEnd,
+		heartbeat: interval(answer.HeartbeatSeconds),
+	}, nil
+}
+
+func validRole(role string) bool {
+	return len(role) >= 1 && len(role) <= 63 && strings.Trim(role, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
+}
+
+func interval(seconds int) time.Duration {
+	d := time.Duration(seconds) * time.Second
+	if seconds < 1 || seconds > int(maxHeartbeat/time.Second) {
+		return defaultHeartbeat
+	}
+	return d
+}
+
+// tokenCache holds the CI token of one exchange.
+type tokenCache struct {
+	c  *Client
+	mu sync.Mutex
+
+	token secret.Value
+}
+
+// get returns the token, or another if it has expired.
+func (t *tokenCache) get(ctx context.Context) (secret.Value, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.token.Len() > 0 && !t.expired() {
+		return t.token, nil
+	}
+	token, err := t.c.source.Token(ctx, t.c.url)
+	if err != nil {
+		return secret.Value{}, err
+	}
+	t.token = token
+	if t.expired() {
+		return secret.Value{}, &expiredError{ci.Expires(token)}
+	}
+	return token, nil
+}
+
+func (t *tokenCache) expired() bool {
+	expires := ci.Expires(t.token)
+	return !expires.IsZero() && t.c.now().Add(expiryMargin).After(expires)
+}
+
+// audienceHint says what is wrong with the token's audience, if something is.
+// The broker decides: an issuer may be configured with an audience of its own.
+func (t *tokenCache) audienceHint() string {
+	claims, err := ci.Peek(t.token)
+	if err != nil || claims["aud"] == t.c.url {
+		return ""
+	}
+	return clean(fmt.Sprintf("the job's token is made for the audience %q; the broker's is %q", claims["aud"], t.c.url))
+}
+
+type expiredError struct{ at time.Time }
+
+func (e *expiredError) Error() string {
+	return "the job's token expired at " + e.at.UTC().Format(time.RFC3339)
+}
+
+// Hint names the cure where the CI can't mint another.
+func (e *expiredError) Hint() string {
+	return "a token that the CI fixed at the job's start can't be renewed: lengthen the job's timeout or start earlier; else check this machine's clock"
+}
+
+// ID names the session in the broker's audit log.
+func (s *Session) ID() string { return s.id }
+
+// HardEnd is when the session ends, whatever is done to keep it.
+func (s *Session) HardEnd() time.Time { return s.hardEnd }
+
+// EndURL is where a DELETE request with the end token as its bearer ends the
+// session.
+func (s *Session) EndURL() string { return s.c.url + api.PathSession }
+
+// EndToken ends the session, and is good for nothing else.
+func (s *Session) EndToken() secret.Value { return s.endToken }
+
+func (s *Session) authorize(r *http.Request) error { return s.prover.prove(r, s.access) }
+
+// Lease takes leases by their names in the role; no name means all of the
+// role's. Either all are given or none. A refusal is an [*Error].
+func (s *Session) Lease(ctx context.Context, names ...string) ([]api.Lease, error) {
+	if len(names) > api.MaxLeaseNames {
+		return nil, fmt.Errorf("%d leases at once: the most are %d", len(names), api.MaxLeaseNames)
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
+	defer cancel()
+	body, err := json.Marshal(api.LeaseRequest{Leases: append([]string{}, names...)})
+	if err != nil {
+		return nil, fmt.Errorf("encoding the names: %w", err)
+	}
+	var answer api.Leases
+	err = s.c.do(ctx, call{
+		doing:          "leasing",
+		method:         http.MethodPost,
+		path:           api.PathLeases,
+		contentType:    "application/json",
+		idempotencyKey: rand.Text(),
+		body:           func(context.Context) ([]byte, error) { return body, nil },
+		authorize:      s.authorize,
+		limit:          api.MaxAnswer,
+		tryTimeout:     leaseTryTimeout,
+	}, &answer)
+	if err != nil {
+		return nil, err
+	}
+	return answer.Leases, nil
+}
+
+// Renew lengthens one lease, and returns it with its new expiry and without
+// values. The broker does so by itself while the session lives.
+func (s *Session) Renew(ctx context.Context, id string) (api.Lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
+	defer cancel()
+	var answer api.Lease
+	err := s.c.do(ctx, call{
+		doing:      "renewing a lease",
+		method:     http.MethodPost,
+		path:       api.PathLeases + "/" + url.PathEscape(id) + "/renew",
+		authorize:  s.authorize,
+		limit:      api.MaxRequest,
+		tryTimeout: leaseTryTimeout,
+	}, &answer)
+	return answer, err
+}
+
+// End ends the session and says what became of its leases. Leases that can't
+// be revoked yet are the broker's to go on with. Ending twice does no harm.
+// Bound it with ctx.
+func (s *Session) End(ctx context.Context) (api.Ended, error) {
+	ended, err := s.end(ctx, s.authorize)
+	refusal, refused := errors.AsType[*api.Error](err)
+	switch {
+	case refused && refusal.Code == api.CodeSessionEnded:
+		return api.Ended{}, nil
+	case refused && refusal.Status < http.StatusInternalServerError && ctx.Err() == nil:
+		// The proof was no good (a clock that jumped, an access token that
+		// has expired): the end token needs none.
+		return s.end(ctx, func(r *http.Request) error {
+			r.Header.Set("Authorization", "Bearer "+string(s.endToken.Reveal()))
+			return nil
+		})
+	}
+	return ended, err
+}
+
+func (s *Session) end(ctx context.Context, authorize func(*http.Request) error) (api.Ended, error) {
+	var ended api.Ended
+	err := s.c.do(ctx, call{
+		doing:     "ending the session",
+		method:    http.MethodDelete,
+		path:      api.PathSession,
+		authorize: authorize,
+		limit:     api.MaxAnswer,
+	}, &ended)
+	return ended, err
+}

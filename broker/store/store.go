@@ -7,7 +7,8 @@
 //
 //   - A verb that returned nil is durable, together with the audit entries
 //     that it was given. A verb that returned an error other than a row
-//     result changed nothing.
+//     result changed nothing, unless its context ended while it waited: then
+//     the caller doesn't know, and must leave the arguments alone.
 //   - Every verb takes now. The store keeps the highest now it was ever given
 //     as its wall-clock high-water mark ([Store.HighWater]).
 //   - A refusal concerns one caller: verbs of different callers may share a
@@ -15,7 +16,8 @@
 //   - No verb reaches [Active] without an audit entry.
 //   - Terminal states are final: no verb leaves them.
 //
-// Sealed columns are opaque here; times are kept to the microsecond.
+// Sealed columns are opaque here; times are kept to the microsecond, rounded
+// down. A CreatedAt that is zero becomes now.
 package store
 
 import (
@@ -141,15 +143,17 @@ type Token struct {
 	Issuer, JTI string
 	// Expires is when the row may be forgotten: exp plus leeway.
 	Expires time.Time
-	// SameJob allows the token again until Expires (reuse: same-job). Without
-	// it only the same Thumbprint with the same Body may come again, which
-	// ends the first session: a retry after a lost reply.
+	// SameJob allows the token again until Expires, for sessions of the same
+	// Job (reuse: same-job); every use of it must say so. Without it only the
+	// same Thumbprint with the same Body may come again until Expires, which
+	// ends the session made before: a retry after a lost reply.
 	SameJob bool
 	// Body is the hash of the request's body.
 	Body []byte
 }
 
-// A Proof is the use of a DPoP proof. It counts once.
+// A Proof is the use of a DPoP proof. It counts once, and only if the verb
+// that it came with isn't refused.
 type Proof struct {
 	Thumbprint, JTI string
 	Expires         time.Time
@@ -176,19 +180,20 @@ const EndedSession = "{ended-session}"
 
 // Created is what CreateSession did.
 type Created struct {
-	// Ended is the id of the first session if this was a retry after a lost
-	// reply; its leases that need work are due at once.
+	// Ended is the id of the session that this verb ended, being a retry after
+	// a lost reply; its leases that need work are due at once.
 	Ended string
 }
 
 // An Intended is what Intend makes durable.
 type Intended struct {
 	Session string
-	Proof   Proof
+	Proof   Proof   // zero: the request's proof was counted before
 	Leases  []Lease // Intent or Issuing; NextAt set, so that a crash is noticed
 	Batch   string  // see Lease.Batch: leases of an earlier request with the same one become due for revocation
 	// Limit is the number of leases of the session that are neither logins
-	// nor terminal, these included.
+	// nor terminal, these included. Leases that this verb sends to revocation
+	// don't count.
 	Limit   int
 	Entries []Entry
 }
@@ -216,6 +221,7 @@ type Change struct {
 	// NeedsLive gives ErrEnded, and moves the row to Else instead of To, if
 	// the row's session isn't live at now. A change to Active has it. The
 	// row is then due at now (not at NextAt), unless Else is terminal.
+	// Without an Else it stays as it is.
 	NeedsLive bool
 	Else      State
 	// Entries are written if the change to To is made; ElseEntries with Else.
@@ -257,28 +263,36 @@ type Store interface {
 	SessionByEndHash(ctx context.Context, hash []byte) (Session, error)
 	// Heartbeat moves a live session's deadline to now plus its
 	// HeartbeatTimeout, at most HardEnd, and returns it. ErrEnded, ErrNotFound.
+	// A now that runs backwards counts too: the earlier end is the safe one.
 	Heartbeat(ctx context.Context, now time.Time, id string) (time.Time, error)
 	// Hasten lowers a live session's deadline to deadline if that is sooner.
+	// ErrEnded, ErrNotFound.
 	Hasten(ctx context.Context, now time.Time, id string, deadline time.Time) error
 	// EndSession ends a session once and returns its leases that aren't
-	// terminal, each claimed by e.Worker: Active and Irrevocable become
-	// Revoking (or Expiring where Revocability is "expires"), Intent becomes
-	// Void, Issuing stays for the request that is under way and is not
-	// claimed. Ending an ended one returns what is left and writes no entry;
-	// rows that another worker holds are returned unclaimed (Epoch 0).
+	// terminal, oldest first, each claimed by e.Worker: Active and Irrevocable
+	// become Revoking, due now (or Expiring, due at DiesBy, where Revocability
+	// is "expires"), Intent becomes Void, Issuing stays for the request that
+	// is under way and is not claimed. A row whose state changes is taken from
+	// the worker that held it for another purpose; one that a worker is
+	// revoking already is left to it. Ending an ended one returns what is
+	// left, claims of it only what is due, and writes no entry. Rows that
+	// weren't claimed are returned with Epoch 0. ErrNotFound.
 	EndSession(ctx context.Context, now time.Time, e End) ([]Lease, error)
 	// DueSessions returns at most n sessions that haven't ended and whose
 	// deadline has passed, oldest first, by an index.
 	DueSessions(ctx context.Context, now time.Time, n int) ([]Session, error)
-	// NextDue is the earliest time at which a session or lease is due; zero
-	// if nothing ever is.
+	// NextDue is the earliest time at which a session or lease is due, for a
+	// claimed lease not before its claim lapses; zero if nothing ever is.
 	NextDue(ctx context.Context) (time.Time, error)
 
 	// Intend records the intents of one request, all or none. ErrEnded,
-	// ErrLimit, ErrReplayed.
+	// ErrLimit, ErrReplayed, ErrNotFound. Leases of an earlier request with
+	// the same Batch go the way of an ended session's; an Issuing one stays.
 	Intend(ctx context.Context, now time.Time, in Intended) error
-	// Advance moves leases. The slice has one result a change: nil, ErrEnded
-	// (Else taken), ErrConflict or ErrNotFound; the error is for all.
+	// Advance moves leases, one after the other. The slice has one result a
+	// change: nil, ErrEnded (Else taken), ErrConflict or ErrNotFound; the
+	// error is for all. A change to Active or Disclosed without an entry is an
+	// error, but for one that starts from Active alone.
 	Advance(ctx context.Context, now time.Time, changes []Change) ([]error, error)
 	// UseProof counts a proof. ErrReplayed.
 	UseProof(ctx context.Context, now time.Time, p Proof) error
@@ -288,27 +302,32 @@ type Store interface {
 	Leases(ctx context.Context, session string) ([]Lease, error)
 	// Claim takes at most n rows whose NextAt has come and which nobody
 	// holds, oldest first, for worker until until. Fair: at most perProvider
-	// rows of one provider.
+	// rows of one provider, however many of it are older than another's. A
+	// claim that wasn't given up in time can be taken by anybody.
 	Claim(ctx context.Context, now time.Time, worker string, n, perProvider int, until time.Time) ([]Lease, error)
 
-	// Restart is called once before a lone broker serves: every live
-	// session's deadline becomes now plus its HeartbeatTimeout, at most
-	// HardEnd; every claim is dropped; rows in Intent or Issuing are due now.
+	// Restart is called once before a lone broker serves: the deadline of
+	// every session that hasn't ended becomes now plus its HeartbeatTimeout,
+	// at most HardEnd, but stays as it is if an earlier Restart moved it and
+	// no heartbeat came since; every claim is dropped; rows in Intent or
+	// Issuing are due now.
 	Restart(ctx context.Context, now time.Time) error
 	// Forget drops tokens and proofs that have expired, and sessions that
 	// ended before before and whose leases are all terminal, at most n rows.
 	Forget(ctx context.Context, now, before time.Time, n int) error
-	// Counts returns the number of rows by lease state, and of live sessions
-	// under "session".
+	// Counts returns the number of rows by lease state, and of sessions that
+	// haven't ended under "session".
 	Counts(ctx context.Context) (map[string]int, error)
 
 	// EnsureKeys stores those of keys whose Purpose has none yet and returns
-	// what is stored for these purposes, in the order given.
+	// what is stored for these purposes, in the order given; the newest if a
+	// purpose has several.
 	EnsureKeys(ctx context.Context, now time.Time, keys []Key) ([]Key, error)
 	// Keys returns all keys.
 	Keys(ctx context.Context) ([]Key, error)
 
-	// HighWater is the highest now that any verb was given.
+	// HighWater is the highest now that any verb was given. It survives a
+	// restart as far as verbs changed something.
 	HighWater(ctx context.Context) (time.Time, error)
 	// Ready reports whether a durable write would succeed now.
 	Ready(ctx context.Context) error

@@ -193,7 +193,7 @@ func checkChange(ch store.Change) error {
 // advance makes one change. A result that isn't a fault is the row's; the row
 // was changed only if it is nil, or ErrEnded with an Else.
 func advance(c *conn, now time.Time, ch store.Change) error {
-	r, err := c.one("SELECT state, epoch, claimed_by, session, dies_by FROM leases WHERE id = ?", ch.Lease)
+	r, err := c.one("SELECT state, epoch, claimed_by, session FROM leases WHERE id = ?", ch.Lease)
 	if err != nil {
 		return err
 	}
@@ -218,13 +218,6 @@ func advance(c *conn, now time.Time, ch store.Change) error {
 			}
 			result = store.ErrEnded
 			to, next, attempts, entries = ch.Else, now, 0, ch.ElseEntries
-			diesBy := ch.DiesBy
-			if diesBy.IsZero() {
-				diesBy = r.time(4)
-			}
-			if to == store.Expiring && diesBy.After(now) {
-				next = diesBy
-			}
 		case err != nil:
 			return err
 		}

@@ -202,7 +202,7 @@ func (b *Broker) open(ctx context.Context, request string, id *identity.Identity
 	if err != nil {
 		return api.Token{}, err
 	}
-	replaced, err := audit.Record{Time: now, Event: "session.ended", Request: request, Role: s.Role, Reason: "exchanged_again"}.Entry()
+	replaced, err := audit.Record{Time: now, Event: "session.ended", Request: request, Session: store.EndedSession, Role: s.Role, Reason: "exchanged_again"}.Entry()
 	if err != nil {
 		return api.Token{}, err
 	}

@@ -400,9 +400,9 @@ func (e *Engine) rollBack(ctx context.Context, p *plan) {
 				c.To, c.NextAt = store.Expiring, it.row.DiesBy
 			}
 			add(c, "lease."+string(c.To), it.row, "rolled_back")
-		case revocability == providers.Static && it.login == nil:
+		case revocability == providers.Static:
 			add(store.Change{To: store.Void}, "lease.void", it.row, class(it.err))
-		case it.login == nil && revocability == providers.Expires:
+		case revocability == providers.Expires:
 			add(store.Change{To: store.Expiring, NextAt: it.row.DiesBy}, "lease.expiring", it.row, class(it.err))
 		default:
 			add(store.Change{To: store.Revoking, NextAt: now}, "lease.revoking", it.row, class(it.err))

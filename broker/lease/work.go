@@ -155,10 +155,10 @@ func (e *Engine) dueOther(ctx context.Context, row store.Lease) {
 	// What follows is Issuing: the provider may have been called.
 	case row.IsLogin:
 		set(store.Expiring, row.DiesBy, "crash")
-	case row.Login == "" && providers.Revocability(row.Revocability) == providers.Static:
+	case providers.Revocability(row.Revocability) == providers.Static:
 		// Its value never left: the answer comes after the record.
 		set(store.Void, time.Time{}, "crash")
-	case row.Login == "" && providers.Revocability(row.Revocability) == providers.Expires:
+	case providers.Revocability(row.Revocability) == providers.Expires:
 		set(store.Expiring, row.DiesBy, "crash")
 	default:
 		set(store.Revoking, now, "crash")

@@ -1,0 +1,342 @@
+package brokercli
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/runenv/action/broker"
+	"github.com/runenv/action/broker/audit"
+	"github.com/runenv/action/broker/config"
+	"github.com/runenv/action/broker/identity"
+	"github.com/runenv/action/broker/issuer"
+	"github.com/runenv/action/broker/lease"
+	"github.com/runenv/action/broker/seal"
+	"github.com/runenv/action/broker/store"
+	"github.com/runenv/action/broker/store/sqlite"
+	"github.com/runenv/action/providers"
+	"github.com/runenv/action/providers/static"
+	"github.com/runenv/action/providers/vault"
+)
+
+// types are the kinds of provider that this program has.
+func types() []providers.Type { return []providers.Type{static.Type(), vault.Type()} }
+
+// load reads the broker's file.
+func load(env Env, path string, dev bool) (*config.File, error) {
+	var names []string
+	for _, t := range types() {
+		names = append(names, t.Name)
+	}
+	return config.Load(path, config.Options{Getenv: env.LookupEnv, ProviderTypes: names, Dev: dev})
+}
+
+// opened is what a file's providers and leases became.
+type opened struct {
+	providers   map[string]providers.Provider
+	definitions map[string]lease.Definition
+}
+
+// open opens every provider and checks every lease definition, without a
+// network call, and reports all problems together.
+func open(file *config.File, dev bool, now func() time.Time, log *slog.Logger) (*opened, error) {
+	var problems config.Problems
+	at := func(pos config.Pos, path string, err error) {
+		if more, ok := errors.AsType[config.Problems](err); ok {
+			problems = append(problems, more...)
+			return
+		}
+		p := config.Problem{Pos: pos, Path: path, Message: err.Error()}
+		if h, ok := errors.AsType[interface {
+			error
+			Hint() string
+		}](err); ok {
+			p.Hint = h.Hint()
+		}
+		problems = append(problems, p)
+	}
+	out := &opened{providers: map[string]providers.Provider{}, definitions: map[string]lease.Definition{}}
+	audiences := map[string]string{}
+	for _, entry := range file.Providers {
+		i := slices.IndexFunc(types(), func(t providers.Type) bool { return t.Name == entry.Type })
+		if i < 0 {
+			at(entry.Pos, "providers."+entry.Name+".type", errors.New("no such type of provider"))
+			continue
+		}
+		p, err := types()[i].Open(providers.Config{Name: entry.Name, Decode: entry.Decode, Dev: dev, Now: now, Log: log})
+		if err != nil {
+			at(entry.Pos, "providers."+entry.Name, err)
+			continue
+		}
+		if a, ok := p.(providers.Audienced); ok && a.Audience() != "" {
+			switch other := audiences[a.Audience()]; {
+			case other != "":
+				at(entry.Pos, "providers."+entry.Name+".auth.audience", fmt.Errorf("has the audience of provider %q, so that a token made for one could be used at the other", other))
+			case a.Audience() == file.URL || a.Audience() == file.IssuerURL:
+				at(entry.Pos, "providers."+entry.Name+".auth.audience", errors.New("is the broker's own URL, so that its tokens could be used at the broker itself"))
+			}
+			audiences[a.Audience()] = entry.Name
+		}
+		out.providers[entry.Name] = p
+	}
+	for _, entry := range file.Leases {
+		path := "leases." + entry.Name
+		p, ok := out.providers[entry.Provider]
+		if !ok {
+			continue // said already
+		}
+		provides, err := p.Define(entry.Decode)
+		if err != nil {
+			at(entry.Pos, path, err)
+			continue
+		}
+		def := lease.Definition{
+			Name: entry.Name, ProviderName: entry.Provider, Provider: p, Provides: provides,
+			TTL: entry.TTL, MaxTTL: entry.MaxTTL,
+		}
+		for _, v := range entry.Env {
+			def.Env = append(def.Env, lease.EnvVar{Name: v.Name, Field: v.Field, Mask: v.Mask, Optional: v.Optional, Default: v.Default})
+		}
+		out.definitions[entry.Name] = def
+		for grant := range file.Compiled.Grants(entry.Name) {
+			for _, t := range provides.Templates() {
+				if _, err := t.Expand(grant.Vars); err != nil {
+					project := "a project that the role pins itself"
+					if grant.Project != nil {
+						project = fmt.Sprintf("project %q", grant.Project.Name)
+					}
+					at(entry.Pos, path, fmt.Errorf("for role %q and %s: %w", grant.Role.Name, project, err))
+				}
+			}
+		}
+	}
+	if len(problems) > 0 {
+		slices.SortStableFunc(problems, func(a, b config.Problem) int { return a.Pos.Compare(b.Pos) })
+		return nil, problems
+	}
+	return out, nil
+}
+
+// registry keeps providers findable by name, also those that the latest file
+// no longer has: what they issued must still be ended.
+type registry struct {
+	mu sync.RWMutex
+	m  map[string]providers.Provider
+}
+
+func (r *registry) find(name string) (providers.Provider, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	p, ok := r.m[name]
+	return p, ok
+}
+
+func (r *registry) add(m map[string]providers.Provider) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.m == nil {
+		r.m = map[string]providers.Provider{}
+	}
+	maps.Copy(r.m, m)
+}
+
+// world is a broker with everything that it works with.
+type world struct {
+	file     *config.File
+	dev      bool
+	now      func() time.Time // the wall
+	log      *slog.Logger
+	store    store.Store
+	audit    *audit.Log
+	registry registry
+	verifier *identity.Verifier
+	broker   *broker.Broker
+}
+
+// assemble puts a broker together and records that it started. It makes no
+// network call.
+func assemble(ctx context.Context, env Env, file *config.File, dev bool, log *slog.Logger) (_ *world, err error) {
+	w := &world{file: file, dev: dev, now: env.Now, log: log}
+	rules, err := w.rules(file)
+	if err != nil {
+		return nil, err
+	}
+	sealer, err := sealerOf(file)
+	if err != nil {
+		return nil, err
+	}
+	w.store, err = openStore(ctx, file, log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	highWater, err := w.store.HighWater(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the store's clock: %w", err)
+	}
+	clock := lease.NewClock(highWater, env.Now)
+	w.now = clock.Now
+	if ahead := highWater.Sub(env.Now()); ahead > time.Minute {
+		log.WarnContext(ctx, "the store has seen a later time than this machine shows: the broker's clock stands until the machine's catches up", "ahead", ahead)
+	}
+	u, err := url.Parse(file.URL)
+	if err != nil {
+		return nil, fmt.Errorf("url: %w", err)
+	}
+	w.audit, err = audit.Open(ctx, audit.Config{Store: w.store, Keys: w.store, Sealer: sealer, Origin: u.Host, Now: clock.Now, Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("opening the audit log: %w", err)
+	}
+	own, err := issuer.Open(ctx, issuer.Config{URL: file.IssuerURL, BrokerURL: file.URL, Keys: w.store, Sealer: sealer, Now: clock.Now})
+	if err != nil {
+		return nil, fmt.Errorf("opening the broker's own keys: %w", err)
+	}
+	if err := w.store.Restart(ctx, clock.Now()); err != nil {
+		return nil, fmt.Errorf("taking up the store: %w", err)
+	}
+	entry, err := audit.Record{Time: clock.Now(), Event: "broker.started", Policy: file.Compiled.Digest()}.Entry()
+	if err != nil {
+		return nil, err
+	}
+	if err := w.store.Record(ctx, clock.Now(), []store.Entry{entry}); err != nil {
+		return nil, fmt.Errorf("recording the start: %w", err)
+	}
+	w.broker, err = broker.New(broker.Config{
+		URL: file.URL, Version: Version(), Store: w.store, Sealer: sealer, Audit: w.audit, Issuer: own,
+		Provider: w.registry.find, Rules: rules, Now: clock.Now, Log: log,
+	})
+	return w, err
+}
+
+func (w *world) close() {
+	if w.verifier != nil {
+		w.verifier.Close()
+	}
+	if err := w.store.Close(); err != nil {
+		w.log.Error("closing the store", "err", err)
+	}
+}
+
+// rules compiles a file. The verifier is kept where the issuers are the same,
+// and with it the keys at hand.
+func (w *world) rules(file *config.File) (*broker.Rules, error) {
+	parts, err := open(file, w.dev, w.now, w.log)
+	if err != nil {
+		return nil, err
+	}
+	if w.verifier == nil || !sameIssuers(w.file.Issuers, file.Issuers) {
+		fresh, err := verifierOf(file, w.dev, w.now, w.log)
+		if err != nil {
+			return nil, err
+		}
+		if old := w.verifier; old != nil {
+			// Exchanges under way finish with it.
+			time.AfterFunc(time.Minute, old.Close)
+		}
+		w.verifier = fresh
+	}
+	w.registry.add(parts.providers)
+	return &broker.Rules{Policy: file.Compiled, Definitions: parts.definitions, Verifier: w.verifier}, nil
+}
+
+// reload puts a new file in force, or changes nothing.
+func (w *world) reload(ctx context.Context, file *config.File) error {
+	for _, fixed := range []struct {
+		key  string
+		same bool
+	}{
+		{"url", w.file.URL == file.URL},
+		{"issuer_url", w.file.IssuerURL == file.IssuerURL},
+		{"listen", w.file.Listen == file.Listen},
+		{"store", w.file.Store == file.Store},
+		{"seal", w.file.Seal.Equal(file.Seal)},
+	} {
+		if !fixed.same {
+			return hinted{fmt.Errorf("%s can't be changed while the broker runs", fixed.key), "restart the broker"}
+		}
+	}
+	rules, err := w.rules(file)
+	if err != nil {
+		return err
+	}
+	if err := w.broker.Swap(ctx, rules); err != nil {
+		return err
+	}
+	w.file = file
+	return nil
+}
+
+func sameIssuers(a, b []config.Issuer) bool {
+	return slices.EqualFunc(a, b, func(x, y config.Issuer) bool {
+		x.Pos, y.Pos = config.Pos{}, config.Pos{}
+		// The files that an entry names may have changed.
+		return reflect.DeepEqual(x, y) && x.CAFile == "" && x.JWKSFile == ""
+	})
+}
+
+func verifierOf(file *config.File, dev bool, now func() time.Time, log *slog.Logger) (*identity.Verifier, error) {
+	cfg := identity.Config{Audience: file.URL, Now: now, Log: log}
+	for _, entry := range file.Issuers {
+		if !entry.Enabled {
+			continue
+		}
+		ic := identity.IssuerConfig{
+			Name: entry.Name, Profile: entry.Profile, URL: entry.URL, Audience: entry.Audience,
+			AllowNetworks: entry.AllowNetworks, Reuse: identity.Reuse(entry.Reuse),
+			Loopback: dev && strings.HasPrefix(entry.URL, "http://"),
+		}
+		if entry.CAFile != "" {
+			pem, err := os.ReadFile(entry.CAFile)
+			if err != nil {
+				return nil, fmt.Errorf("issuers.%s.ca_file: %w", entry.Name, err)
+			}
+			ic.RootCAs = x509.NewCertPool()
+			if !ic.RootCAs.AppendCertsFromPEM(pem) {
+				return nil, fmt.Errorf("issuers.%s.ca_file: %s holds no certificate in PEM", entry.Name, entry.CAFile)
+			}
+		}
+		if entry.JWKSFile != "" {
+			jwks, err := os.ReadFile(entry.JWKSFile)
+			if err != nil {
+				return nil, fmt.Errorf("issuers.%s.jwks_file: %w", entry.Name, err)
+			}
+			ic.JWKS = jwks
+		}
+		cfg.Issuers = append(cfg.Issuers, ic)
+	}
+	return identity.NewVerifier(cfg)
+}
+
+func sealerOf(file *config.File) (seal.Sealer, error) {
+	if file.Seal.Len() == 0 {
+		return seal.Ephemeral(), nil
+	}
+	s, err := seal.ParseKey(string(file.Seal.Reveal()))
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
+	return s, nil
+}
+
+// openStore opens the store for a broker that will be alone with it.
+func openStore(ctx context.Context, file *config.File, log *slog.Logger) (store.Store, error) {
+	path, _ := strings.CutPrefix(file.Store, "sqlite:")
+	if file.Store == "memory:" {
+		path = sqlite.Memory
+	}
+	return sqlite.Open(ctx, sqlite.Config{Path: path, Log: log})
+}

@@ -1,0 +1,277 @@
+package brokercli
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/runenv/action/broker/config"
+	"github.com/runenv/action/internal/devissuer"
+	"github.com/runenv/action/internal/proc"
+)
+
+// devFile is the broker's file that dev uses unless it is given another.
+//
+//go:embed dev.yaml
+var devFile string
+
+func devCommand(env Env) *cobra.Command {
+	var path string
+	var logs logFlags
+	cmd := &cobra.Command{
+		Use:   "dev [--config FILE] [-- COMMAND [ARG...]]",
+		Short: "Run a whole local world on loopback",
+		Long: `Run a whole local world on loopback: a broker with its store in memory, an
+issuer that speaks GitHub's token-request protocol, and static values. Its keys
+and its audit log end with it.
+
+Without COMMAND it prints what to export and serves until it is stopped. With
+COMMAND it runs that with the variables set, then shows what the audit log says
+and verifies it, and returns the command's status.
+
+FILE must keep to loopback: http on 127.0.0.1, issuers of profile github or
+gitlab on http loopback URLs (dev serves the first of profile github), providers
+of type static.`,
+		Example: `  runenv-broker dev -- runenv run --role demo -- sh -c 'echo "$DEMO_TOKEN"'
+  runenv-broker dev --config my-broker.yaml`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
+				return usageError{hinted{errors.New("a command stands behind --"), "runenv-broker dev -- COMMAND ARG..."}}
+			}
+			log, err := logs.logger(env.Stderr)
+			if err != nil {
+				return err
+			}
+			return dev(cmd.Context(), env, path, args, log)
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "a broker's file of your own")
+	logs.add(cmd, "text")
+	cmd.Flags().Lookup("log-level").DefValue = "warn"
+	logs.level = "warn"
+	return cmd
+}
+
+// devWorld is what dev serves.
+type devWorld struct {
+	*world
+	issuer         *devissuer.Issuer
+	brokerListener net.Listener
+	issuerListener net.Listener
+}
+
+func dev(ctx context.Context, env Env, path string, command []string, log *slog.Logger) error {
+	if len(command) == 0 {
+		var stop context.CancelFunc
+		ctx, stop = untilStopped(ctx)
+		defer stop()
+	}
+	d, err := newDev(ctx, env, path, log)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	tokens := newServer(d.issuer, log)
+	go func() { _ = tokens.Serve(d.issuerListener) }()
+	defer func() { _ = tokens.Close() }()
+	server := newServer(d.broker.Handler(), log)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, d.world, server, func() error { return server.Serve(d.brokerListener) })
+	}()
+
+	vars := append([]string{"RUNENV_BROKER=" + d.file.URL}, d.issuer.Environ()...)
+	if len(command) == 0 {
+		say(env, "a broker and a CI's issuer serve on loopback until you stop them (Ctrl-C); for a shell:")
+		for _, v := range vars {
+			name, value, _ := strings.Cut(v, "=")
+			_, _ = fmt.Fprintf(env.Stdout, "export %s='%s'\n", name, strings.ReplaceAll(value, "'", `'\''`))
+		}
+		return <-ended
+	}
+
+	say(env, "a broker and a CI's issuer serve on loopback for the length of one command")
+	code, err := d.child(ctx, env, command, vars)
+	if err != nil {
+		return err
+	}
+	// The log is told and verified while the store is still open.
+	told := d.tell(ctx, env)
+	cancel()
+	if err := errors.Join(told, <-ended); err != nil {
+		return err
+	}
+	if code != 0 {
+		return statusError(code)
+	}
+	return nil
+}
+
+// child runs the command with the variables set, without any that could lead
+// it to another broker or issuer.
+func (d *devWorld) child(ctx context.Context, env Env, command, vars []string) (int, error) {
+	terminal := proc.OnTerminal()
+	signals, stop := proc.Notify(terminal)
+	defer stop()
+	status, err := proc.Run(ctx, proc.Config{
+		Args: command, Env: merge(env.Environ, vars), Stdin: env.Stdin, Stdout: env.Stdout, Stderr: env.Stderr,
+		Signals: signals, Terminal: terminal,
+	})
+	var start *proc.StartError
+	if errors.As(err, &start) {
+		report(env.Stderr, err)
+		return 0, statusError(start.Code())
+	}
+	return status.Code(), err
+}
+
+// merge sets vars over an environment that may have them, and drops the other
+// ways to a token.
+func merge(environ, vars []string) []string {
+	drop := map[string]bool{"RUNENV_ID_TOKEN": true, "RUNENV_ID_TOKEN_FILE": true, "RUNENV_CA_FILE": true}
+	for _, v := range vars {
+		name, _, _ := strings.Cut(v, "=")
+		drop[name] = true
+	}
+	var out []string
+	for _, v := range environ {
+		if name, _, _ := strings.Cut(v, "="); !drop[name] {
+			out = append(out, v)
+		}
+	}
+	return append(out, vars...)
+}
+
+func newDev(ctx context.Context, env Env, path string, log *slog.Logger) (_ *devWorld, err error) {
+	d := &devWorld{}
+	defer func() {
+		if err != nil {
+			closeAll(d.brokerListener, d.issuerListener)
+		}
+	}()
+	file, err := d.listenAndLoad(ctx, env, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := onlyLocal(file); err != nil {
+		return nil, err
+	}
+	for _, entry := range file.Issuers {
+		if entry.Profile != "github" || d.issuer != nil {
+			continue
+		}
+		d.issuer, err = devissuer.New(devissuer.Config{URL: entry.URL, Now: env.Now})
+		if err != nil {
+			return nil, fmt.Errorf("issuers.%s: %w", entry.Name, err)
+		}
+		if d.issuerListener == nil {
+			u, err := url.Parse(entry.URL)
+			if err != nil {
+				return nil, fmt.Errorf("issuers.%s: %w", entry.Name, err)
+			}
+			if d.issuerListener, err = listen(ctx, u.Host); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if d.issuer == nil {
+		return nil, hinted{errors.New("the file has no issuer of profile github for dev to be"), "issuers: {github: {profile: github, url: http://127.0.0.1:8099}}"}
+	}
+	d.world, err = assemble(ctx, env, file, true, log)
+	return d, err
+}
+
+// listenAndLoad takes ports and reads the file: its own, which names the
+// ports, or the embedded one, into which free ports are put.
+func (d *devWorld) listenAndLoad(ctx context.Context, env Env, path string) (*config.File, error) {
+	if path != "" {
+		file, err := load(env, path, true)
+		if err != nil {
+			return nil, err
+		}
+		u, err := url.Parse(file.URL)
+		if err != nil {
+			return nil, fmt.Errorf("url: %w", err)
+		}
+		d.brokerListener, err = listen(ctx, u.Host)
+		return file, err
+	}
+	var err error
+	if d.brokerListener, err = listen(ctx, "127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	if d.issuerListener, err = listen(ctx, "127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	text := strings.NewReplacer(
+		"BROKER_ADDRESS", d.brokerListener.Addr().String(),
+		"ISSUER_ADDRESS", d.issuerListener.Addr().String(),
+		"MADE_UP_VALUE", "demo-"+rand.Text(),
+	).Replace(devFile)
+	return config.Parse("dev.yaml", []byte(text), config.Options{Getenv: env.LookupEnv, Dev: true})
+}
+
+func closeAll(listeners ...net.Listener) {
+	for _, l := range listeners {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+}
+
+// onlyLocal refuses what a local world must not reach: its keys are made up
+// and its rules let everybody on this machine in.
+func onlyLocal(file *config.File) error {
+	var problems config.Problems
+	loopback := func(pos config.Pos, key, text string) {
+		u, err := url.Parse(text)
+		var ip netip.Addr
+		if err == nil {
+			ip, err = netip.ParseAddr(u.Hostname())
+		}
+		if err != nil || u.Scheme != "http" || !ip.IsLoopback() || u.Port() == "" {
+			problems = append(problems, config.Problem{Pos: pos, Path: key, Message: "dev keeps to loopback: http://127.0.0.1:PORT"})
+		}
+	}
+	loopback(config.Pos{}, "url", file.URL)
+	loopback(config.Pos{}, "issuer_url", file.IssuerURL)
+	for _, entry := range file.Issuers {
+		loopback(entry.Pos, "issuers."+entry.Name+".url", entry.URL)
+	}
+	for _, entry := range file.Providers {
+		if entry.Type != "static" {
+			problems = append(problems, config.Problem{
+				Pos: entry.Pos, Path: "providers." + entry.Name + ".type", Message: "dev has static providers only",
+				Hint: `for a real back end use "runenv-broker serve"`,
+			})
+		}
+	}
+	if file.Store != "memory:" {
+		problems = append(problems, config.Problem{Path: "store", Message: `dev keeps its store in memory: "memory:"`})
+	}
+	if len(problems) > 0 {
+		return problems
+	}
+	return nil
+}
+
+func say(env Env, format string, args ...any) {
+	_, _ = fmt.Fprintf(env.Stderr, "dev: "+format+"\n", args...)
+}
+
+// settle bounds how long dev waits for ends under way when its command is
+// over.
+const settle = 3 * time.Second

@@ -55,6 +55,7 @@ var arrows = []arrow{
 	{"providers", []string{"secret"}},
 	{"providers/providertest", []string{"providers", "secret"}},
 	{"providers/static", []string{"providers", "secret"}},
+	{"providers/vault/vaulttest", nil},
 	{"providers/vault", []string{"providers", "secret", "github.com/hashicorp/vault/api"}},
 	{"broker/lease", []string{"broker/audit", "broker/seal", "broker/store", "providers", "secret", "golang.org/x/time"}},
 	{"broker/config", []string{"broker/identity", "broker/policy", "secret", "github.com/goccy/go-yaml"}},
@@ -64,9 +65,7 @@ var arrows = []arrow{
 		"github.com/go-jose/go-jose/v4", "github.com/prometheus/client_golang", "golang.org/x/time",
 	}},
 	{"internal/ci", []string{"internal/backoff", "secret"}},
-	{"internal/gha", []string{"github.com/sethvargo/go-githubactions"}},
 	{"internal/redact", []string{"secret"}},
-	{"internal/leakscan", []string{"internal/redact"}},
 	{"internal/proc", nil},
 	{"internal/inject", []string{"internal/proc", "internal/redact", "secret"}},
 	{"internal/guardian", nil},
@@ -75,7 +74,7 @@ var arrows = []arrow{
 	{"client/clienttest", []string{"broker/api", "internal/ci", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"internal/cli", []string{
 		"broker/api", "client", "secret",
-		"internal/ci", "internal/gha", "internal/guardian", "internal/inject", "internal/leakscan", "internal/proc", "internal/redact",
+		"internal/ci", "internal/guardian", "internal/inject", "internal/proc", "internal/redact",
 		"github.com/goccy/go-yaml", "github.com/spf13/cobra",
 	}},
 	{"internal/brokercli", []string{

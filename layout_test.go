@@ -55,7 +55,7 @@ var arrows = []arrow{
 	{"providers", []string{"secret"}},
 	{"providers/providertest", []string{"providers", "secret"}},
 	{"providers/static", []string{"providers", "secret"}},
-	{"providers/vault/vaulttest", nil},
+	{"providers/vault/vaulttest", []string{"providers", "providers/providertest", "secret"}},
 	{"providers/vault", []string{"providers", "secret", "github.com/hashicorp/vault/api"}},
 	{"broker/lease", []string{"broker/audit", "broker/seal", "broker/store", "providers", "secret", "golang.org/x/time"}},
 	{"broker/config", []string{"broker/identity", "broker/policy", "secret", "github.com/goccy/go-yaml"}},

@@ -158,9 +158,14 @@ func TestT01BodiesAreBounded(t *testing.T) {
 				}
 			})
 		}, ReasonKeysUnavailable},
-		{"headers without end", func(w *world) {
-			w.Fail(func(rw http.ResponseWriter, _ *http.Request) {
-				rw.Header().Set("X", strings.Repeat("x", 1<<20))
+		{"headers of 128 KiB", func(w *world) {
+			w.Fail(func(rw http.ResponseWriter, r *http.Request) {
+				rw.Header().Set("X", strings.Repeat("x", 1<<17))
+				doc := w.JWKS()
+				if strings.HasSuffix(r.URL.Path, "/openid-configuration") {
+					doc = w.Discovery(nil)
+				}
+				_, _ = rw.Write(doc)
 			})
 		}, ReasonKeysUnavailable},
 	}

@@ -62,14 +62,14 @@ func FuzzVerify(f *testing.F) {
 			t.Fatalf("we accept what go-oidc refuses: %v", err)
 		}
 		var s struct {
-			Sub, Jti      string
-			Repository_id string //nolint:staticcheck // names as encoding/json folds them
-			Exp, Iat      int64
+			Sub, Jti string
+			Project  string `json:"repository_id"`
+			Exp, Iat int64
 		}
 		if err := json.Unmarshal(payload, &s); err != nil {
 			t.Fatalf("we accept what a struct can't hold: %v", err)
 		}
-		if other.Subject != id.Subject || s.Sub != id.Subject || s.Jti != id.JTI || s.Repository_id != id.ProjectID {
+		if other.Subject != id.Subject || s.Sub != id.Subject || s.Jti != id.JTI || s.Project != id.ProjectID {
 			t.Errorf("we read %q %q %q, go-oidc %q, a struct %+v", id.Subject, id.JTI, id.ProjectID, other.Subject, s)
 		}
 		if !other.Expiry.Equal(id.Expires) || s.Exp != id.Expires.Unix() || s.Iat != id.IssuedAt.Unix() {

@@ -76,11 +76,10 @@ func parseKeys(doc []byte, algorithms []string) ([]publicKey, error) {
 
 func parseKey(raw json.RawMessage, algorithms []string) (publicKey, bool) {
 	var members struct {
-		Use string          `json:"use"`
-		Ops []string        `json:"key_ops"`
-		D   json.RawMessage `json:"d"`
+		Use string   `json:"use"`
+		Ops []string `json:"key_ops"`
 	}
-	if json.Unmarshal(raw, &members) != nil || members.D != nil {
+	if json.Unmarshal(raw, &members) != nil {
 		return publicKey{}, false
 	}
 	if members.Use != "" && members.Use != "sig" {

@@ -217,7 +217,6 @@ func (s *keySet) install(keys []publicKey) {
 	s.keys = make(map[string][]publicKey, len(keys))
 	for _, k := range keys {
 		s.keys[k.kid] = append(s.keys[k.kid], k)
-		delete(s.misses, k.kid)
 	}
 }
 

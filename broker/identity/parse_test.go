@@ -82,6 +82,7 @@ func TestT04TokensThatTwoReadersCouldReadInTwoWays(t *testing.T) {
 		{"8 deep", join(goodHeader, with(`"a":`+nest(maxDepth-1))), ""},
 		{"9 deep", join(goodHeader, with(`"a":`+nest(maxDepth))), ReasonDepth},
 		{"5000 deep", join(goodHeader, with(`"a":`+nest(5000))), ReasonDepth},
+		{"objects 9 deep", join(goodHeader, with(strings.Repeat(`"a":{`, maxDepth)+`"b":1`+strings.Repeat("}", maxDepth))), ReasonDepth},
 		{"200 claims", join(goodHeader, with(members(maxClaims-6))), ""},
 		{"201 claims", join(goodHeader, with(members(maxClaims-5))), ReasonTooManyClaims},
 		{"201 claims, most nested", join(goodHeader, with(`"a":{`+members(maxClaims-6)+`}`)), ReasonTooManyClaims},

@@ -129,6 +129,17 @@ func TestT03AlgorithmAndKeyConfusion(t *testing.T) {
 	}
 }
 
+func TestT03AnAlgorithmOutsideTheListCostsNoFetch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "github")
+	for _, alg := range []string{"none", "HS256", "PS256", "EdDSA", "ES384"} {
+		w.wantReason(t, w.SignWith(object{"alg": alg}, w.GitHub(brokerURL)), ReasonAlgorithm)
+	}
+	if got := w.Hits(); got != 0 {
+		t.Errorf("%d requests, want 0", got)
+	}
+}
+
 func TestT05ExactlyOneAudienceAndOurs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "github")
@@ -248,6 +259,18 @@ func TestT07Times(t *testing.T) {
 		w.clock.add(s / 2)
 		w.wantReason(t, token, ReasonExpired)
 	})
+}
+
+func TestT07AgeIsCappedBesideLife(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "gitlab")
+	// No profile has a cap on age below that on life today.
+	w.verifier.issuers[w.URL].profile.MaxAge = time.Minute
+	token := w.Sign(w.GitLab(brokerURL))
+	w.clock.add(time.Minute + leeway)
+	w.wantReason(t, token, "")
+	w.clock.add(time.Second)
+	w.wantReason(t, token, ReasonTooOld)
 }
 
 func TestT07GitLabTokensLiveAsLongAsTheirJobs(t *testing.T) {

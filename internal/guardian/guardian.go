@@ -1,0 +1,364 @@
+// Package guardian ends a session when the process that opened it can't.
+//
+// A wrapper killed by SIGKILL or the kernel's out-of-memory killer runs no
+// code of its own any more. So [Start] puts a guardian beside it: the same
+// program in another mode (see [IsGuardian]), in a session of its own, with an
+// empty environment, in the root directory. It reads a pipe whose only write
+// end the wrapper holds. When that end closes and the wrapper hasn't said that
+// all is done, the guardian ends the session with its end token, trying for up
+// to a minute, and exits.
+//
+// The configuration crosses that pipe; nothing of it is in an argument, the
+// environment or a file. The end token is good for ending this one session
+// only. The guardian follows no redirect, uses no proxy, and speaks plain http
+// to loopback addresses only.
+package guardian
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/runenv/action/internal/proc"
+	"github.com/runenv/action/secret"
+)
+
+const (
+	// argument is the guardian's only one.
+	argument = "__guardian"
+
+	// maxConfigBytes has room for a whole bundle of CA certificates.
+	maxConfigBytes = 1 << 20
+
+	startLimit   = 10 * time.Second // a loaded machine starts a process in well under one
+	exitLimit    = 2 * time.Second
+	endLimit     = time.Minute
+	attemptLimit = 10 * time.Second
+	minPause     = 100 * time.Millisecond
+	maxPause     = 5 * time.Second
+
+	readyByte = 'R'
+	doneByte  = 'D'
+)
+
+// Config says which session to end and how.
+type Config struct {
+	// Exe is the program to start; "" is the running one.
+	Exe string
+	// SessionURL is what to DELETE: https, or http to a loopback address.
+	SessionURL string
+	// EndToken is sent as the bearer token.
+	EndToken secret.Value
+	// CAPEM holds the certificates to trust instead of the system's, if any.
+	CAPEM []byte
+}
+
+// A Handle is the wrapper's side of a guardian.
+type Handle struct {
+	process *os.Process
+	life    *os.File // closing it without doneByte is the wrapper's death
+	exited  chan struct{}
+	state   *os.ProcessState // after exited
+}
+
+// Start starts a guardian and returns once it watches. The caller ends with
+// [Handle.Done] if the session was ended; if it just exits, however it does,
+// the guardian ends the session.
+func Start(cfg Config) (*Handle, error) {
+	message, err := encode(wire{SessionURL: cfg.SessionURL, EndToken: cfg.EndToken.Reveal(), CAPEM: cfg.CAPEM})
+	if err != nil {
+		return nil, fmt.Errorf("configuring the guardian: %w", err)
+	}
+	defer clear(message)
+	exe := cfg.Exe
+	if exe == "" {
+		if exe, err = executable(); err != nil {
+			return nil, fmt.Errorf("finding the guardian's program: %w", err)
+		}
+	}
+	h, ready, err := spawn(exe)
+	if err != nil {
+		return nil, fmt.Errorf("starting the guardian: %w", err)
+	}
+	defer func() { _ = ready.Close() }()
+	if err := h.configure(message, ready); err != nil {
+		_ = h.process.Kill()
+		_ = h.life.Close()
+		<-h.exited
+		return nil, fmt.Errorf("starting the guardian: %w", err)
+	}
+	return h, nil
+}
+
+// executable survives the program's replacement where the system allows it.
+func executable() (string, error) {
+	if runtime.GOOS == "linux" {
+		return "/proc/self/exe", nil
+	}
+	return os.Executable()
+}
+
+// spawn gives the guardian two pipes and nothing else: the wrapper's life as
+// its standard input, and its standard output, for the ready byte. Our ends
+// are close-on-exec: a command that inherited the first would keep the
+// guardian waiting for ever.
+func spawn(exe string) (h *Handle, ready *os.File, err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = null.Close() }()
+	theirLife, life, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = theirLife.Close() }()
+	ready, theirReady, err := os.Pipe()
+	if err != nil {
+		_ = life.Close()
+		return nil, nil, err
+	}
+	defer func() { _ = theirReady.Close() }()
+	p, err := os.StartProcess(exe, []string{"runenv", argument}, &os.ProcAttr{
+		Dir: rootDir, Env: environment(), Files: []*os.File{theirLife, theirReady, null}, Sys: detached(),
+	})
+	if err != nil {
+		_ = life.Close()
+		_ = ready.Close()
+		return nil, nil, err
+	}
+	h = &Handle{process: p, life: life, exited: make(chan struct{})}
+	go func() {
+		defer close(h.exited)
+		h.state, _ = p.Wait() // nil if somebody else reaped it
+	}()
+	return h, ready, nil
+}
+
+func (h *Handle) configure(message []byte, ready *os.File) error {
+	end := time.Now().Add(startLimit)
+	// Windows' pipes have no deadlines; there only a live guardian is bounded.
+	_ = h.life.SetWriteDeadline(end)
+	_ = ready.SetReadDeadline(end)
+	if _, err := h.life.Write(message); err != nil {
+		return fmt.Errorf("sending its configuration: %w", err)
+	}
+	var answer [1]byte
+	if _, err := io.ReadFull(ready, answer[:]); err != nil || answer[0] != readyByte {
+		return errors.New("it didn't confirm its configuration")
+	}
+	return nil
+}
+
+// Done tells the guardian that the session has ended, and waits for its exit,
+// for two seconds at most. The error says that the guardian died before, or
+// had to be killed: the session has ended all the same. Call it once.
+func (h *Handle) Done() error {
+	_ = h.life.SetWriteDeadline(time.Now().Add(exitLimit))
+	_, err := h.life.Write([]byte{doneByte})
+	if err != nil {
+		err = fmt.Errorf("dismissing the guardian: %w", err)
+		_ = h.process.Kill() // or it would end the session when the pipe closes
+	}
+	_ = h.life.Close()
+	timer := time.NewTimer(exitLimit)
+	defer timer.Stop()
+	select {
+	case <-h.exited:
+	case <-timer.C:
+		err = errors.New("dismissing the guardian: it had to be killed")
+		_ = h.process.Kill()
+		<-h.exited
+	}
+	return err
+}
+
+// IsGuardian reports whether a program with these arguments (os.Args, whole)
+// was started to be a guardian.
+func IsGuardian(args []string) bool { return len(args) == 2 && args[1] == argument }
+
+// Main is the guardian: it returns the exit code, 0 if the session has ended.
+// It takes over standard input and output, and ignores the signals that ask a
+// process to end.
+func Main(ctx context.Context) int {
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
+	if err := proc.HardenSelf(); err != nil {
+		return 1
+	}
+	return guard(ctx, os.Stdin, os.Stdout)
+}
+
+func guard(ctx context.Context, life io.Reader, ready io.WriteCloser) int {
+	w, err := decode(life)
+	if err != nil {
+		return 1
+	}
+	client, err := newClient(w.CAPEM)
+	if err != nil {
+		return 1
+	}
+	// A wrapper that died already shows in the next read.
+	_, _ = ready.Write([]byte{readyByte})
+	_ = ready.Close()
+	var last [1]byte
+	if _, err := io.ReadFull(life, last[:]); err == nil && last[0] == doneByte {
+		return 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, endLimit)
+	defer cancel()
+	if err := end(ctx, client, w); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// wire is the configuration as it crosses the pipe: its length in four bytes,
+// then JSON.
+type wire struct {
+	SessionURL string `json:"session_url"`
+	EndToken   []byte `json:"end_token"`
+	CAPEM      []byte `json:"ca_pem,omitempty"`
+}
+
+func (w wire) check() error {
+	if len(w.EndToken) == 0 {
+		return errors.New("no end token")
+	}
+	for _, c := range w.EndToken {
+		if c <= ' ' || c > '~' {
+			return errors.New("the end token can't stand in a header")
+		}
+	}
+	u, err := url.Parse(w.SessionURL)
+	if err != nil {
+		return errors.New("the session's URL can't be parsed")
+	}
+	if u.User != nil || u.Fragment != "" || u.Hostname() == "" {
+		return errors.New("the session's URL has a user or a fragment, or no host")
+	}
+	switch u.Scheme {
+	case "https":
+		return nil
+	case "http":
+		if a, err := netip.ParseAddr(u.Hostname()); err == nil && a.IsLoopback() {
+			return nil
+		}
+	}
+	return errors.New("the session's URL is neither https nor http to a loopback address")
+}
+
+func encode(w wire) ([]byte, error) {
+	if err := w.check(); err != nil {
+		return nil, err
+	}
+	if _, err := newClient(w.CAPEM); err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(w)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxConfigBytes {
+		return nil, fmt.Errorf("%d bytes of configuration, more than %d", len(body), maxConfigBytes)
+	}
+	defer clear(body)
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...), nil
+}
+
+func decode(r io.Reader) (wire, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return wire{}, err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size > maxConfigBytes {
+		return wire{}, errors.New("the configuration is too large")
+	}
+	body := make([]byte, size)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return wire{}, err
+	}
+	defer clear(body)
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	var w wire
+	if err := d.Decode(&w); err != nil {
+		return wire{}, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return wire{}, errors.New("the configuration has a tail")
+	}
+	return w, w.check()
+}
+
+func newClient(caPEM []byte) (*http.Client, error) {
+	var roots *x509.CertPool
+	if len(caPEM) > 0 {
+		roots = x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(caPEM) {
+			return nil, errors.New("no certificate in the CA's PEM")
+		}
+	}
+	return &http.Client{
+		Timeout: attemptLimit,
+		Transport: &http.Transport{
+			TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+			ForceAttemptHTTP2:      true,
+			MaxResponseHeaderBytes: 64 << 10,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+// end deletes the session. It tries again, with growing pauses, until ctx
+// ends, while the broker can't be reached or is overloaded.
+func end(ctx context.Context, client *http.Client, w wire) error {
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
+		again, err := try(ctx, client, w)
+		if err == nil || !again {
+			return err
+		}
+		// Many jobs may lose their runner at once: half to all of the pause.
+		timer := time.NewTimer(pause/2 + rand.N(pause/2))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		case <-timer.C:
+		}
+	}
+}
+
+func try(ctx context.Context, client *http.Client, w wire) (again bool, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, w.SessionURL, nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Authorization", "Bearer "+string(w.EndToken))
+	resp, err := client.Do(req)
+	if err != nil {
+		return true, err
+	}
+	_ = resp.Body.Close()
+	switch code := resp.StatusCode; {
+	case code >= 200 && code < 300:
+		return false, nil
+	default:
+		return code == http.StatusTooManyRequests || code >= 500, fmt.Errorf("the broker answered %d", code)
+	}
+}

@@ -341,7 +341,7 @@ var errSignature = errors.New("the signature doesn't verify")
 // VerifySignature returns the payload if the key signed it and it is the one
 // that we parsed.
 func (k *oneKey) VerifySignature(_ context.Context, token string) ([]byte, error) {
-	jws, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{k.alg})
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{k.alg})
 	if err != nil {
 		return nil, errSignature
 	}

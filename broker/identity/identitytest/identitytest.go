@@ -195,7 +195,7 @@ func (i *Issuer) SignRaw(header, payload []byte) string {
 	return input + "." + encode(signature)
 }
 
-// Claims of a GitHub Actions job on the default branch of acme/shop-api (1001),
+// GitHub gives the claims of a job on the default branch of acme/shop-api (1001),
 // as GitHub makes them. The token lives five minutes. Each map of changes is
 // put over them in turn; a nil value takes a claim away.
 func (i *Issuer) GitHub(audience string, changes ...map[string]any) map[string]any {

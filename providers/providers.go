@@ -41,9 +41,9 @@ var (
 	// ErrUnavailable: the back end couldn't be reached, timed out, is sealed,
 	// throttles or failed. It may or may not have issued something.
 	ErrUnavailable = errors.New("back end unavailable")
-	// ErrNotIssued stands beside ErrUnavailable where nothing can have been
-	// issued all the same: the back end wasn't reached, or is sealed or
-	// throttles and said so.
+	// ErrNotIssued stands beside another where nothing can have been
+	// issued all the same: the back end was not reached, said that it is sealed
+	// or throttles, or was only asked for what is stored there.
 	ErrNotIssued = errors.New("nothing was issued")
 	// ErrMalformed: the back end answered something that can't be used. It
 	// may have issued something.

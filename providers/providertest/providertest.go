@@ -80,7 +80,7 @@ type Backend struct {
 	Inject func(Fault)
 	// Requests counts the requests that reached the back end.
 	Requests func() int
-	// Alive counts what lives at the back end: credentials and logins.
+	// Alive counts what lives at the back end: revocable credentials and logins.
 	Alive func() (credentials, logins int)
 }
 

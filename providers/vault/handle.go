@@ -1,0 +1,65 @@
+package vault
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+
+	"github.com/runenv/action/secret"
+)
+
+// maxHandleBytes bounds a handle. Vault's tokens have up to a few hundred
+// bytes, a lease's id its path and 24 more.
+const maxHandleBytes = 8 << 10
+
+// loginHandle and leaseHandle are what the broker keeps sealed, as JSON.
+type loginHandle struct {
+	Token string `json:"token"`
+}
+
+type leaseHandle struct {
+	LeaseID string `json:"lease_id"`
+}
+
+func seal(handle any) (secret.Value, error) {
+	b, err := json.Marshal(handle)
+	return secret.New(b), err
+}
+
+func openLogin(h secret.Value) (token string, err error) {
+	var l loginHandle
+	if !unmarshalStrict(h.Reveal(), &l) || !isToken([]byte(l.Token)) {
+		return "", invalid("a login's handle that isn't one of this provider's")
+	}
+	return l.Token, nil
+}
+
+func openLease(h secret.Value) (id string, err error) {
+	var l leaseHandle
+	if !unmarshalStrict(h.Reveal(), &l) || !isLeaseID(l.LeaseID) {
+		return "", invalid("a lease's handle that isn't one of this provider's")
+	}
+	return l.LeaseID, nil
+}
+
+func unmarshalStrict(b []byte, into any) bool {
+	if len(b) == 0 || len(b) > maxHandleBytes {
+		return false
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if dec.Decode(into) != nil {
+		return false
+	}
+	_, err := dec.Token()
+	return err == io.EOF
+}
+
+// isToken: what may stand in a header.
+func isToken(b []byte) bool {
+	return len(b) > 0 && len(b) <= 4<<10 && !bytes.ContainsFunc(b, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+func isLeaseID(s string) bool {
+	return len(s) > 0 && len(s) <= 4<<10 && !bytes.ContainsFunc([]byte(s), func(r rune) bool { return r < ' ' || r == 0x7f || r == '�' })
+}

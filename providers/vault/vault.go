@@ -1,0 +1,271 @@
+// Package vault issues credentials of a HashiCorp Vault or an OpenBao:
+//
+//	providers:
+//	  vault: {type: vault, address: https://vault.example.com:8200}
+//
+//	leases:
+//	  db:   {provider: vault, path: "database/creds/{{project.name}}-ro", env: {DB_USER: username, DB_PASSWORD: password}}
+//	  npm:  {provider: vault, path: secret/ci/npm, env: {NPM_TOKEN: token}}
+//	  cert: {provider: vault, path: pki/issue/ci, params: {common_name: "{{project.name}}.example.com"}, env: {TLS_KEY: private_key}}
+//
+// # Logging in
+//
+// Each session has a Vault token of its own. By default the broker trades an
+// ID token that it mints itself for one, at the JWT auth method `jwt`, with
+// the Vault role runenv-<RunEnv role>; so no Vault credential is stored, and
+// no two RunEnv roles share an identity at Vault. The token's subject is
+// runenv:role:<role>, its audience Vault's address as written:
+//
+//	vault write auth/jwt/config oidc_discovery_url=<the broker's issuer_url>
+//	vault write auth/jwt/role/runenv-prod role_type=jwt user_claim=sub \
+//	    bound_subject=runenv:role:prod bound_audiences=https://vault.example.com:8200 \
+//	    token_policies=prod token_ttl=5m
+//
+// With `auth: {method: token, token: …}` each session gets a child of that
+// token instead, which needs the right to update auth/token/create; every
+// role then has that token's rights.
+//
+// The session's token lives five minutes unless renewed ([providers.LoginTTL]);
+// one that a role makes longer is shortened. It must be a service token:
+// a batch token can't be revoked, and is refused. It renews, reads and revokes
+// itself by Vault's default policy; without that policy it needs those three
+// rights on auth/token/{renew,lookup,revoke}-self by another.
+//
+// # Reading
+//
+// A path is read, or written with POST if the definition has `params`. KV
+// stores of both versions are found out by asking Vault, so the path of a KV
+// secret has no data/ in it. A string field is given as it is, null is left
+// out, and everything else is compact JSON. An answer with a lease is
+// revocable; one without expires when it says (`ttl`, `expiration` or
+// `expires_at_seconds` among its fields); else it is static.
+//
+// A lease is the child of the token that it was made with and ends with it:
+// where a policy doesn't allow to revoke a single lease, Logout does. That is
+// also why this provider can't be asked for a lease by its marker: only an
+// operator may list leases. The marker is sent as the header
+// X-Runenv-Marker, which Vault's audit log shows if told to.
+//
+// # What it refuses
+//
+// Plain http to anything but a loopback address, redirects, proxies, answers
+// that are no answers of Vault's API or larger than a credential may be; the
+// environment's VAULT_* variables don't steer it. A request that may have
+// made a credential isn't repeated unless Vault surely didn't process it.
+package vault
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/runenv/action/providers"
+	"github.com/runenv/action/secret"
+)
+
+// Type is `type: vault`.
+func Type() providers.Type { return providers.Type{Name: "vault", Open: open} }
+
+// keys are the entry's own.
+type keys struct {
+	Address   string   `yaml:"address"`
+	Namespace string   `yaml:"namespace"`
+	CAFile    string   `yaml:"ca_file"`
+	Auth      authKeys `yaml:"auth"`
+}
+
+type authKeys struct {
+	Method   string       `yaml:"method"`
+	Mount    string       `yaml:"mount"`
+	Role     string       `yaml:"role"`
+	Audience string       `yaml:"audience"`
+	Token    secret.Value `yaml:"token"`
+}
+
+const (
+	methodJWT   = "jwt"
+	methodToken = "token"
+)
+
+// maxCAFileBytes bounds `ca_file`: a whole system's bundle has about 250 KiB.
+const maxCAFileBytes = 1 << 20
+
+var (
+	segments = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@=+-]*(/[A-Za-z0-9_][A-Za-z0-9_.@=+-]*)*$`)
+	roleName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}$`)
+)
+
+// Provider is one Vault. It is safe for concurrent use.
+type Provider struct {
+	auth      authKeys
+	namespace string
+	client    *api.Client // never changed; each call works on a copy
+	firstWait time.Duration
+	mounts    mounts
+	now       func() time.Time
+	log       *slog.Logger
+}
+
+var (
+	_ providers.Loginer   = (*Provider)(nil)
+	_ providers.Renewer   = (*Provider)(nil)
+	_ providers.Revoker   = (*Provider)(nil)
+	_ providers.Audienced = (*Provider)(nil)
+)
+
+func open(cfg providers.Config) (providers.Provider, error) {
+	var k keys
+	if err := cfg.Decode(&k); err != nil {
+		return nil, err
+	}
+	if err := k.check(); err != nil {
+		return nil, err
+	}
+	roots, err := readCA(k.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	client, err := newClient(k.Address, &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots})
+	if err != nil {
+		return nil, err
+	}
+	p := &Provider{auth: k.Auth, namespace: k.Namespace, client: client, firstWait: firstWait, now: cfg.Now, log: cfg.Log}
+	if p.now == nil {
+		p.now = time.Now
+	}
+	if p.log == nil {
+		p.log = slog.New(slog.DiscardHandler)
+	}
+	return p, nil
+}
+
+// check refuses what can't be meant and fills in the defaults.
+func (k *keys) check() error {
+	k.Address = strings.TrimSuffix(k.Address, "/")
+	if err := checkAddress(k.Address); err != nil {
+		return err
+	}
+	k.Namespace = strings.Trim(k.Namespace, "/")
+	if k.Namespace != "" && !segments.MatchString(k.Namespace) {
+		return errors.New("`namespace` isn't a path of plain names, such as team/ci")
+	}
+	a := &k.Auth
+	switch a.Method {
+	case "", methodJWT:
+		a.Method = methodJWT
+		if a.Token.Len() != 0 {
+			return errors.New("`token` belongs to `method: token`")
+		}
+	case methodToken:
+		if !isToken(a.Token.Reveal()) {
+			return errors.New("`method: token` needs `token`, such as ${file:/etc/runenv/vault-token}")
+		}
+		if a.Mount != "" || a.Role != "" || a.Audience != "" {
+			return errors.New("`mount`, `role` and `audience` belong to `method: jwt`")
+		}
+	case "approle", "kubernetes":
+		return fmt.Errorf("`method: %s` can't be used yet: jwt (the default) or token", a.Method)
+	default:
+		return errors.New("unknown `method`: jwt (the default) or token")
+	}
+	if a.Mount == "" {
+		a.Mount = "jwt"
+	}
+	if !segments.MatchString(a.Mount) {
+		return errors.New("`mount` isn't a path of plain names, such as jwt")
+	}
+	if a.Role != "" && !roleName.MatchString(a.Role) {
+		return errors.New("`role` isn't a name of a Vault role")
+	}
+	if a.Audience == "" {
+		a.Audience = k.Address
+	}
+	if len(a.Audience) > 512 || strings.ContainsFunc(a.Audience, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("`audience` isn't plain text without blanks, such as https://vault.example.com")
+	}
+	return nil
+}
+
+// checkAddress wants an https origin; http to a loopback literal alone, whose
+// packets stay on this machine.
+func checkAddress(address string) error {
+	if address == "" {
+		return errors.New("`address` is missing, such as https://vault.example.com:8200")
+	}
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "" {
+		return errors.New("`address` isn't an origin, such as https://vault.example.com:8200")
+	}
+	switch u.Scheme {
+	case "https":
+		return nil
+	case "http":
+		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsLoopback() {
+			return nil
+		}
+		return errors.New("`address` is plain http: everybody on the way could read what Vault answers; use https (http only to 127.0.0.1)")
+	}
+	return errors.New("`address` is neither https nor http to a loopback address")
+}
+
+func readCA(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil // the system's
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("`ca_file`: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	pem, err := readBounded(f, maxCAFileBytes)
+	if err != nil {
+		return nil, fmt.Errorf("`ca_file` %s: %w", path, err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("`ca_file` %s holds no certificate in PEM", path)
+	}
+	return pool, nil
+}
+
+// Audience is that of the ID token by which the provider logs in; empty if it
+// takes none.
+func (p *Provider) Audience() string {
+	if p.auth.Method != methodJWT {
+		return ""
+	}
+	return p.auth.Audience
+}
+
+// newClient makes Vault's own client deaf to the environment: what
+// [api.NewClient] reads there is either given here or taken back.
+func newClient(address string, tlsConfig *tls.Config) (*api.Client, error) {
+	client, err := api.NewClient(&api.Config{
+		Address: address,
+		HttpClient: &http.Client{
+			Transport:     &tripper{next: newTransport(tlsConfig)},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		DisableRedirects: true,
+		CheckRetry:       neverRetry,
+	})
+	if err != nil {
+		// Its text may name files and values of the environment.
+		return nil, hinted("Vault's client doesn't start", "the environment holds VAULT_* variables that Vault's client can't read: unset them, RunEnv doesn't use them")
+	}
+	client.SetHeaders(http.Header{api.RequestHeaderName: {"true"}})
+	client.ClearToken()
+	client.SetWrappingLookupFunc(func(string, string) string { return "" })
+	return client, nil
+}

@@ -27,6 +27,10 @@ const (
 	// the record as a whole needs a tighter bound.
 	maxStringBytes = 1024
 
+	// timeLayout is the one form of times in the log: RFC 3339 with all six
+	// digits, so that lines sort as their times do.
+	timeLayout = "2006-01-02T15:04:05.000000Z07:00"
+
 	// maxClaims and maxNotes bound lists.
 	maxClaims, maxNotes = 64, 16
 )
@@ -81,6 +85,34 @@ type line struct {
 	Policy    string            `json:"policy,omitempty"`
 	ExpiresAt string            `json:"expires_at,omitempty"`
 	DiesBy    string            `json:"dies_by,omitempty"`
+}
+
+// UnmarshalJSON reads an entry's body. Fields that it doesn't know, which a
+// later broker may write, are passed over.
+func (r *Record) UnmarshalJSON(body []byte) error {
+	var l line
+	if err := json.Unmarshal(body, &l); err != nil {
+		return err
+	}
+	*r = Record{
+		Event: l.Event, Request: l.Request, Session: l.Session, Lease: l.Lease, LeaseName: l.LeaseName,
+		Provider: l.Provider, Marker: l.Marker, Role: l.Role, Project: l.Project, Issuer: l.Issuer, Claims: l.Claims,
+		Reason: l.Reason, Detail: l.Detail, Notes: l.Notes, Policy: l.Policy,
+	}
+	for _, t := range []struct {
+		to   *time.Time
+		text string
+	}{{&r.Time, l.Time}, {&r.ExpiresAt, l.ExpiresAt}, {&r.DiesBy, l.DiesBy}} {
+		if t.text == "" {
+			continue
+		}
+		at, err := time.Parse(timeLayout, t.text)
+		if err != nil {
+			return fmt.Errorf("a time of another form: %w", err)
+		}
+		*t.to = at.UTC()
+	}
+	return nil
 }
 
 // Entry returns the record as the store takes it: one line of JSON of at most
@@ -156,12 +188,12 @@ func cut(s string, limit int) string {
 	return strings.ToValidUTF8(s, "\ufffd") + "…[cut, " + strconv.Itoa(whole) + " bytes]"
 }
 
-// stamp is the one form of times in the log.
+// stamp writes a time, in UTC; "" for the zero time.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}
-	return t.UTC().Format("2006-01-02T15:04:05.000000Z")
+	return t.UTC().Format(timeLayout)
 }
 
 // encode returns v as one line of JSON, its newline taken off.

@@ -267,13 +267,15 @@ func (e *Engine) logOut(ctx context.Context, session string, logins []store.Leas
 	for i, login := range logins {
 		c := store.Change{Lease: login.ID, From: []store.State{login.State}, Epoch: login.Epoch}
 		if errs[i] != nil {
-			changes = append(changes, e.retry(ctx, c, login, errs[i], now))
-			continue
+			c = e.retry(ctx, c, login, errs[i], now)
+		} else {
+			c.To = store.Revoked
+			c.Entries = []store.Entry{e.entry("login.revoked", login, "", "")}
 		}
-		c.To = store.Revoked
-		c.Entries = []store.Entry{e.entry("login.revoked", login, "", "")}
 		changes = append(changes, c)
-		changes = append(changes, e.under(rows, login, store.Revoked, "with_login")...)
+		if c.To.Terminal() {
+			changes = append(changes, e.under(rows, login, c.To, "with_login")...)
+		}
 	}
 	e.record(ctx, changes)
 }

@@ -354,7 +354,11 @@ func (e *Engine) issuedChange(ctx context.Context, it *item, now time.Time) (sto
 	it.row.Revocability = string(it.cred.Revocability)
 	it.row.Renewable = it.cred.Renewable
 	it.row.ExpiresAt = it.cred.Expires
-	it.row.DiesBy = earliest(it.row.DiesBy, it.cred.Expires)
+	if it.login != nil {
+		it.row.DiesBy = earliest(it.row.DiesBy, it.cred.Expires)
+	} else if !it.cred.Expires.IsZero() {
+		it.row.DiesBy = it.cred.Expires
+	}
 	return store.Change{
 		Lease: it.row.ID, From: []store.State{store.Issuing}, Handle: sealed,
 		Revocability: it.row.Revocability, Renewable: &it.row.Renewable,

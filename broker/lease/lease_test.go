@@ -200,6 +200,7 @@ type rig struct {
 	sealer seal.Sealer
 	denied error // what Judge says
 	proofs int
+	bare   bool // the engine sees a back end without logins
 }
 
 func newRig(t *testing.T) *rig {
@@ -219,7 +220,12 @@ func (r *rig) newEngine() *lease.Engine {
 	r.t.Helper()
 	e, err := lease.New(lease.Config{
 		Store: r.store, Sealer: r.sealer, Now: r.time.Now,
-		Provider: func(name string) (providers.Provider, bool) { return r.back, name == "back" },
+		Provider: func(name string) (providers.Provider, bool) {
+			if r.bare {
+				return bare{r.back, r.back}, name == "back"
+			}
+			return r.back, name == "back"
+		},
 		Tokens: func(store.Session) providers.TokenSource {
 			return func(context.Context, string) (string, error) { return "token", nil }
 		},
@@ -501,7 +507,7 @@ func TestRevocationIsRetried(t *testing.T) {
 	r.settle(r.engine, s, "db=revoked login=revoked")
 }
 
-func TestT15LongFailureBecomesIrrevocableOrExpires(t *testing.T) {
+func TestT15WhatCannotBeRevokedExpires(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	s := r.session()
@@ -517,6 +523,51 @@ func TestT15LongFailureBecomesIrrevocableOrExpires(t *testing.T) {
 	// The login dies by itself within five minutes, and what is under it too.
 	r.time.add(providers.LoginTTL)
 	r.settle(r.engine, s, "db=expired login=expired")
+}
+
+// bare is a back end without logins and renewal.
+type bare struct {
+	providers.Provider
+	providers.Revoker
+}
+
+func TestT15LongFailureBecomesIrrevocable(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.bare = true
+	s := r.session()
+	r.back.ttl = 100 * time.Hour
+	d := r.def("key", providers.Revocable)
+	d.Provider = bare{r.back, r.back}
+	if _, err := r.engine.Issue(t.Context(), r.request(s, d)); err != nil {
+		t.Fatal(err)
+	}
+	r.back.set("revoke", fmt.Errorf("stub: %w", providers.ErrUnavailable))
+	if _, err := r.engine.End(t.Context(), s, "client", "", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	for r.states(s) == "key=revoking" {
+		r.time.add(5 * time.Minute)
+		r.step(s)
+	}
+	if got, want := r.states(s), "key=irrevocable"; got != want {
+		t.Fatalf("rows = %q, want %q", got, want)
+	}
+	if n := r.back.calls("revoke"); n != 30 {
+		t.Errorf("called irrevocable after %d tries, want 30", n)
+	}
+	// It is tried again every day, and ends when the back end comes back.
+	r.back.set("revoke", nil)
+	r.time.add(23 * time.Hour)
+	r.step(s)
+	if got, want := r.states(s), "key=irrevocable"; got != want {
+		t.Errorf("after 23 hours rows = %q, want %q", got, want)
+	}
+	r.time.add(time.Hour)
+	r.settle(r.engine, s, "key=revoked")
+	if creds, _ := r.back.alive(); creds != 0 {
+		t.Errorf("the back end still has %d credentials", creds)
+	}
 }
 
 func TestEndsWithLoginOnly(t *testing.T) {

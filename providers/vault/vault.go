@@ -249,7 +249,8 @@ func (p *Provider) Audience() string {
 }
 
 // newClient makes Vault's own client deaf to the environment: what
-// [api.NewClient] reads there is either given here or taken back.
+// [api.NewClient] reads there is either given here or taken back; each call
+// sets its own token and namespace.
 func newClient(address string, tlsConfig *tls.Config) (*api.Client, error) {
 	client, err := api.NewClient(&api.Config{
 		Address: address,
@@ -265,7 +266,6 @@ func newClient(address string, tlsConfig *tls.Config) (*api.Client, error) {
 		return nil, hinted("Vault's client doesn't start", "the environment holds VAULT_* variables that Vault's client can't read: unset them, RunEnv doesn't use them")
 	}
 	client.SetHeaders(http.Header{api.RequestHeaderName: {"true"}})
-	client.ClearToken()
 	client.SetWrappingLookupFunc(func(string, string) string { return "" })
 	return client, nil
 }

@@ -47,7 +47,7 @@ var arrows = []arrow{
 	{"broker/store", nil},
 	{"broker/store/storetest", []string{"broker/store", "github.com/google/go-cmp"}},
 	{"broker/store/sqlite", []string{"broker/store", "github.com/pressly/goose/v3", "modernc.org/sqlite"}},
-	{"broker/audit", []string{"broker/store", "golang.org/x/mod"}},
+	{"broker/audit", []string{"broker/seal", "broker/store", "golang.org/x/mod"}},
 	{"broker/issuer", []string{"broker/seal", "broker/store", "github.com/go-jose/go-jose/v4"}},
 	{"broker/identity", []string{"secret", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/time"}},
 	{"broker/identity/identitytest", []string{"broker/identity", "github.com/go-jose/go-jose/v4"}},
@@ -58,7 +58,7 @@ var arrows = []arrow{
 	{"providers/vault/vaulttest", []string{"providers", "providers/providertest", "secret"}},
 	{"providers/vault", []string{"providers", "secret", "github.com/hashicorp/vault/api"}},
 	{"broker/lease", []string{"broker/audit", "broker/seal", "broker/store", "providers", "secret", "golang.org/x/time"}},
-	{"broker/config", []string{"broker/identity", "broker/policy", "secret", "github.com/goccy/go-yaml"}},
+	{"broker/config", []string{"broker/api", "broker/identity", "broker/policy", "secret", "github.com/goccy/go-yaml"}},
 	{"broker", []string{
 		"broker/api", "broker/audit", "broker/identity", "broker/issuer", "broker/lease", "broker/policy",
 		"broker/seal", "broker/store", "providers", "secret",
@@ -68,14 +68,14 @@ var arrows = []arrow{
 	{"internal/redact", []string{"secret"}},
 	{"internal/proc", nil},
 	{"internal/inject", []string{"internal/proc", "internal/redact", "secret"}},
-	{"internal/guardian", nil},
+	{"internal/guardian", []string{"internal/proc", "secret"}},
 	{"internal/devissuer", []string{"github.com/go-jose/go-jose/v4"}},
 	{"client", []string{"broker/api", "internal/backoff", "internal/ci", "internal/roots", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"client/clienttest", []string{"broker/api", "internal/ci", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"internal/cli", []string{
 		"broker/api", "client", "secret",
-		"internal/ci", "internal/guardian", "internal/inject", "internal/proc", "internal/redact",
-		"github.com/goccy/go-yaml", "github.com/spf13/cobra",
+		"internal/backoff", "internal/ci", "internal/guardian", "internal/inject", "internal/proc", "internal/redact", "internal/roots",
+		"github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag",
 	}},
 	{"internal/brokercli", []string{
 		"broker", "broker/api", "broker/audit", "broker/config", "broker/identity", "broker/issuer", "broker/lease", "broker/policy",
@@ -83,7 +83,7 @@ var arrows = []arrow{
 		"internal/devissuer", "internal/proc",
 		"github.com/prometheus/client_golang", "github.com/spf13/cobra",
 	}},
-	{"cmd/runenv", []string{"internal/cli"}},
+	{"cmd/runenv", []string{"internal/cli", "internal/guardian"}},
 	{"cmd/runenv-broker", []string{"internal/brokercli"}},
 }
 

@@ -325,7 +325,7 @@ func sealerOf(file *config.File) (seal.Sealer, error) {
 	if file.Seal.Len() == 0 {
 		return seal.Ephemeral(), nil
 	}
-	s, err := seal.ParseKey(string(file.Seal.Reveal()))
+	s, err := seal.NewKey(file.Seal.Reveal())
 	if err != nil {
 		return nil, fmt.Errorf("seal: %w", err)
 	}

@@ -136,8 +136,8 @@ func definesOffline(t *testing.T, b *Backend) {
 	default:
 		t.Errorf("Revocability() = %q, which isn't one", r)
 	}
-	if b.Requests != nil && b.Requests() != 0 {
-		t.Errorf("opening and defining made %d requests, want none", b.Requests())
+	if n := b.requests(); n != 0 {
+		t.Errorf("opening and defining made %d requests, want none", n)
 	}
 }
 
@@ -361,11 +361,11 @@ func tokenSource(t *testing.T, b *Backend) {
 	if _, err := l.Login(t.Context(), req); err != nil || len(asked) != 1 || asked[0] != a.Audience() {
 		t.Errorf("Login = %v after asking for tokens %q, want one for %q", err, asked, a.Audience())
 	}
-	before, requests := b.logins(), b.Requests()
+	before, requests := b.logins(), b.requests()
 	broken := errors.New("no signing key")
 	req.Tokens = func(context.Context, string) (string, error) { return "", broken }
 	_, err := l.Login(t.Context(), req)
-	if !errors.Is(err, broken) || !providers.Void(err) || b.logins() != before || b.Requests() != requests {
+	if !errors.Is(err, broken) || !providers.Void(err) || b.logins() != before || b.requests() != requests {
 		t.Errorf("Login without a token = %v, want the source's error, void, and no request", err)
 	}
 	req.Tokens = nil

@@ -76,11 +76,12 @@ type Backend struct {
 	// the back end says in its own errors.
 	Canaries []string
 	// Inject makes the back end misbehave from now on. Nil: there is no back
-	// end that could. The fields below are nil with it.
+	// end that could, or it is a real one.
 	Inject func(Fault)
-	// Requests counts the requests that reached the back end.
+	// Requests counts the requests that reached the back end; nil if it can't.
 	Requests func() int
-	// Alive counts what lives at the back end: revocable credentials and logins.
+	// Alive counts what lives at the back end, revocable credentials and
+	// logins; nil only if Inject is.
 	Alive func() (credentials, logins int)
 }
 
@@ -192,6 +193,13 @@ func (b *Backend) logins() int {
 	}
 	_, n := b.Alive()
 	return n
+}
+
+func (b *Backend) requests() int {
+	if b.Requests == nil {
+		return 0
+	}
+	return b.Requests()
 }
 
 // cut returns a context that is already over.

@@ -26,6 +26,10 @@ type Pos = policy.Pos
 // A Problem is why a file doesn't load.
 type Problem = policy.Problem
 
+func problem(pos Pos, path, message, hint string) Problem {
+	return Problem{Pos: pos, Path: path, Message: message, Hint: hint}
+}
+
 // Problems is what [Load] and [Parse] return for a file that doesn't load,
 // sorted by place. It is never empty.
 type Problems []Problem
@@ -134,11 +138,3 @@ type EnvVar struct {
 	Default     *string // its value if the credential has no such field
 	Pos         Pos
 }
-
-// Load reads the file at path and what it includes. Its error is a [Problems].
-// Relative paths in a file count from the folder that it lies in.
-func Load(path string, opt Options) (*File, error) { return nil, nil }
-
-// Parse is [Load] for bytes at hand; name is the path in messages, and
-// relative paths count from its folder.
-func Parse(name string, data []byte, opt Options) (*File, error) { return nil, nil }

@@ -113,7 +113,7 @@ func (c *compiler) testClaims(path string, s *TestSpec, role *Role, project *Pro
 			match := &rule.claims[i]
 			if len(match.literals) > 0 {
 				claims[match.name] = match.literals[0]
-			} else {
+			} else if len(match.globs) > 0 {
 				open[match.name] = true
 			}
 		}

@@ -188,27 +188,27 @@ func concurrent(t *testing.T, b *Backend) {
 		if loginer != nil {
 			l, err := loginer.Login(t.Context(), b.loginRequest())
 			if err != nil {
-				return fmt.Errorf("Login: %w", err)
+				return fmt.Errorf("login: %w", err)
 			}
 			login = l.Handle
 		}
 		cred, err := b.Provider.Issue(t.Context(), providers.Request{Definition: def, Vars: b.Vars, TTL: testTTL, Marker: "m", Login: login})
 		if err != nil {
-			return fmt.Errorf("Issue: %w", err)
+			return fmt.Errorf("issue: %w", err)
 		}
 		if r, ok := b.Provider.(providers.Renewer); ok && cred.Renewable {
 			if _, err := r.Renew(t.Context(), cred.Handle, login, testTTL); err != nil {
-				return fmt.Errorf("Renew: %w", err)
+				return fmt.Errorf("renew: %w", err)
 			}
 		}
 		if r, ok := b.Provider.(providers.Revoker); ok && cred.Revocability == providers.Revocable {
 			if err := r.Revoke(t.Context(), cred.Handle, login); err != nil {
-				return fmt.Errorf("Revoke: %w", err)
+				return fmt.Errorf("revoke: %w", err)
 			}
 		}
 		if loginer != nil {
 			if err := loginer.Logout(t.Context(), login); err != nil {
-				return fmt.Errorf("Logout: %w", err)
+				return fmt.Errorf("logout: %w", err)
 			}
 		}
 		return nil

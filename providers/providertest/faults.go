@@ -31,7 +31,7 @@ func (s *session) under(t *testing.T, fault Fault, want error, call func(context
 		t.Fatalf("no error while the back end %s", fault)
 	}
 	for _, c := range classes {
-		if errors.Is(err, c) != (c == want) {
+		if errors.Is(err, c) != errors.Is(want, c) {
 			t.Errorf("error %q: is %q = %v", err, c, errors.Is(err, c))
 		}
 	}

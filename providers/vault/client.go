@@ -89,7 +89,7 @@ func (p *Provider) do(ctx context.Context, r request) (*answer, *callError) {
 		for range attempt - 1 {
 			wait *= 3
 		}
-		wait = wait/2 + rand.N(wait)
+		wait = wait/2 + rand.N(wait) //nolint:gosec // spreads load, guards nothing
 		if !sleep(ctx, max(wait, min(pause, maxRetryAfter))) {
 			return nil, err
 		}

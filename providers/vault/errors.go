@@ -40,7 +40,7 @@ func (e *callError) Error() string {
 	}
 	b.WriteString(e.classes[0].Error())
 	for _, c := range e.classes[1:] {
-		if c != providers.ErrNotIssued {
+		if !errors.Is(c, providers.ErrNotIssued) {
 			fmt.Fprintf(&b, ": %v", c)
 		}
 	}

@@ -21,7 +21,7 @@ const maxParams = 64
 // A definition is what a lease reads, checked.
 type definition struct {
 	path      providers.Template
-	params    map[string]any // of Template, []Template, bool and json.Number; nil: read
+	params    map[string]any // of Template, bool, json.Number and []any of them; nil: read
 	version   int
 	templates []providers.Template
 }
@@ -74,7 +74,7 @@ func (d *definition) setParams(params map[string]any) error {
 	return nil
 }
 
-// param takes strings, which are templates, numbers, booleans, and lists of
+// param takes strings, which are templates, whole numbers, booleans, and lists of
 // those: what Vault's engines take.
 func (d *definition) param(v any, list bool) (any, error) {
 	switch v := v.(type) {
@@ -87,7 +87,7 @@ func (d *definition) param(v any, list bool) (any, error) {
 		return tmpl, nil
 	case bool:
 		return v, nil
-	case int, int64, uint64, float64:
+	case int, int64:
 		b, err := json.Marshal(v)
 		return json.Number(b), err
 	case []any:
@@ -103,7 +103,7 @@ func (d *definition) param(v any, list bool) (any, error) {
 		}
 		return items, nil
 	}
-	return nil, errors.New("neither a string, a number, a boolean nor a list of them")
+	return nil, errors.New("neither a string, a whole number, a boolean nor a list of them")
 }
 
 // checkPath wants plain segments, so that a path means at Vault what it says.

@@ -75,7 +75,9 @@ func (p *Provider) accept(ctx context.Context, auth *answerAuth, role string) (*
 		}
 	}
 	if ttl == 0 || ttl > maxLoginTTL {
-		if err := p.revokeSelf(context.WithoutCancel(ctx), auth.ClientToken); err != nil {
+		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+		defer cancel()
+		if err := p.revokeSelf(late, auth.ClientToken); err != nil {
 			p.log.WarnContext(ctx, "vault token too long-lived and not revoked", "role", role, "ttl", ttl, "error", err)
 		}
 		return nil, malformed("logging in", "gave a token that lives longer than an hour and can't be shortened",

@@ -141,7 +141,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"a query", keys{"address": "https://vault.example.com?a=c4n4ry"}, "isn't an origin"},
 		{"a socket", keys{"address": "unix:///run/vault.sock"}, "`address`"},
 		{"another scheme", keys{"address": "ftp://vault.example.com"}, "neither https"},
-		{"an unknown key", keys{"address": "https://v", "addres": "x"}, "unknown key addres"},
+		{"an unknown key", keys{"address": "https://v", "url": "x"}, "unknown key url"},
 		{"a namespace with a header in it", keys{"address": "https://v", "namespace": "a\r\nX: y"}, "`namespace`"},
 		{"a namespace that climbs", keys{"address": "https://v", "namespace": "a/../b"}, "`namespace`"},
 		{"approle", keys{"address": "https://v", "auth": keys{"method": "approle"}}, "can't be used yet"},

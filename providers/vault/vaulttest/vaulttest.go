@@ -162,15 +162,13 @@ func (s *Server) Requests(prefix string) []*http.Request {
 	return found
 }
 
-// Leases counts the leases that live, Tokens the tokens besides the root
-// token, and Issued the answers with a credential that engines other than KV
-// gave.
+// Leases counts the leases that live.
 func (s *Server) Leases() int { s.mu.Lock(); defer s.mu.Unlock(); return len(s.leases) }
 
-// Tokens: see [Server.Leases].
+// Tokens counts the tokens that live, besides the root token.
 func (s *Server) Tokens() int { s.mu.Lock(); defer s.mu.Unlock(); return len(s.tokens) - 1 }
 
-// Issued: see [Server.Leases].
+// Issued counts the answers with a credential that engines other than KV gave.
 func (s *Server) Issued() int { s.mu.Lock(); defer s.mu.Unlock(); return s.issued }
 
 // serve notes the request and lets the fault have its way.

@@ -17,7 +17,7 @@ const hashBytes = 32
 func record(c *conn, entries []store.Entry) error {
 	for _, e := range entries {
 		if len(e.Body) == 0 || bytes.ContainsAny(e.Body, "\n\r") {
-			return errors.New("an audit entry isn't one line")
+			return &fault{errors.New("an audit entry isn't one line")}
 		}
 		if err := c.exec("INSERT INTO entries (event, request, session, lease, body) VALUES (?, ?, ?, ?, ?)",
 			e.Event, e.Request, e.Session, e.Lease, e.Body); err != nil {

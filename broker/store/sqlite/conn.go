@@ -27,10 +27,11 @@ type statement interface {
 	driver.StmtQueryContext
 }
 
-// A fault is a failure of the database itself, apart from refusals.
+// A fault is why a verb failed as a whole, apart from refusals: its changes
+// are undone.
 type fault struct{ err error }
 
-func (f *fault) Error() string { return "database: " + f.err.Error() }
+func (f *fault) Error() string { return f.err.Error() }
 func (f *fault) Unwrap() error { return f.err }
 
 // connect opens a connection and runs the pragmas.

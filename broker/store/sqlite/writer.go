@@ -65,6 +65,8 @@ func (s *Store) submit(ctx context.Context, run func(*conn) error) error {
 	select {
 	case <-s.closing:
 		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
 	default:
 	}
 	select {
@@ -204,6 +206,8 @@ func (s *Store) read(ctx context.Context, run func(*conn) error) error {
 	select {
 	case <-s.closing:
 		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
 	default:
 	}
 	select {

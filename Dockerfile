@@ -10,7 +10,7 @@ ARG BUILDER=golang:1.26-bookworm
 
 FROM ${BUILDER} AS build
 # An empty folder, since the image has no shell to make one: the broker's state.
-WORKDIR /out/state
+WORKDIR /out/lib/runenv
 WORKDIR /src
 ENV CGO_ENABLED=0
 # By its full path: not every builder's exec form searches the PATH.
@@ -23,7 +23,8 @@ FROM scratch
 # The public authorities, for the issuers' keys and the clouds. A private one
 # is named where it is used: ca_file in the broker's file.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-COPY --from=build --chown=65532:65532 /out/state /var/lib/runenv
+# Closed to others: the broker refuses a store that isn't.
+COPY --from=build --chown=65532:65532 --chmod=0700 /out/lib /var/lib
 COPY --from=build /out/runenv-broker /runenv-broker
 USER 65532:65532
 EXPOSE 8443

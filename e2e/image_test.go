@@ -1,11 +1,14 @@
 package e2e_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/runenv/action/e2e/harness"
 )
@@ -52,6 +55,47 @@ ENV GOPROXY=off GOFLAGS=-buildvcs=false GOMODCACHE=/cache/mod GOCACHE=/cache/bui
 	if out := b.run("run", container, "/runenv-broker", "--help"); !strings.Contains(out, "serve") {
 		t.Errorf("runenv-broker --help in the image prints %q, without serve", out)
 	}
+	b.serve(container)
+}
+
+// serve shows that the image's user can read its file and keep its store.
+func (b *buildah) serve(container string) {
+	b.t.Helper()
+	t, ci, broker := b.t, harness.NewCI(b.t, nil), harness.NewBroker(b.t)
+	broker.WriteConfig(t, fmt.Sprintf(`
+issuers:
+  github: {profile: github, url: "%s", ca_file: /etc/runenv/ca.crt, allow_networks: ["127.0.0.0/8"]}
+`, ci.URL))
+	config, err := os.ReadFile(broker.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(string(config), "sqlite:"+broker.Dir, "sqlite:/var/lib/runenv")
+	b.write(broker.Config, strings.ReplaceAll(text, broker.Dir, "/etc/runenv"))
+	// The image's user is none of this machine's: these throwaway files are open to all.
+	if out, err := exec.Command("chmod", "-R", "a+rX", broker.Dir).CombinedOutput(); err != nil {
+		t.Fatalf("chmod: %v: %s", err, out)
+	}
+
+	cmd := b.command("run", "--volume", broker.Dir+":/etc/runenv:ro", container,
+		"/runenv-broker", "serve", "--config", "/etc/runenv/broker.yaml")
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Wait() // buildah kills what it runs
+		if printed, err := os.ReadFile(log.Name()); t.Failed() {
+			t.Logf("the image's broker printed %v:\n%s", err, printed)
+		}
+	})
+	defer func() { _ = cmd.Process.Signal(syscall.SIGTERM) }()
+	harness.Eventually(t, 30*time.Second, "the image's broker is ready", func() bool { return broker.Ready(t.Context()) == nil })
 }
 
 // buildah runs the real buildah, without an engine, on a store of its own.

@@ -41,6 +41,9 @@ func NewBroker(tb testing.TB) *BrokerServer {
 	tb.Helper()
 	c := authority(tb)
 	dir := tb.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil { // the broker refuses a store that others can get at
+		tb.Fatal(err)
+	}
 	b := &BrokerServer{
 		URL:     fmt.Sprintf("https://127.0.0.1:%d", freePort(tb)),
 		CAFile:  filepath.Join(dir, "ca.crt"),
@@ -99,21 +102,24 @@ func (b *BrokerServer) Start(tb testing.TB, config string) {
 func (b *BrokerServer) Restart(tb testing.TB) {
 	tb.Helper()
 	b.Launch(tb)
-	b.process.await(tb, "the broker", func(ctx context.Context) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL+"/healthz/ready", http.NoBody)
-		if err != nil {
-			return err
-		}
-		resp, err := b.HTTP.Do(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)); resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s: %s", resp.Status, body)
-		}
-		return nil
-	})
+	b.process.await(tb, "the broker", b.Ready)
+}
+
+// Ready asks the broker whether it could serve a job now.
+func (b *BrokerServer) Ready(ctx context.Context) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL+"/healthz/ready", http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := b.HTTP.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if body, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)); resp.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("%s: %s", resp.Status, body)
+	}
+	return nil
 }
 
 // Launch starts a broker that isn't running and waits for nothing.

@@ -65,17 +65,18 @@ var nextPort = func() *atomic.Uint32 {
 	var b [2]byte
 	_, _ = rand.Read(b[:])
 	var n atomic.Uint32
-	n.Store((uint32(b[0])<<8 | uint32(b[1])) % 12000)
+	n.Store((uint32(b[0])<<8 | uint32(b[1])) % 12000 &^ 1)
 	return &n
 }()
 
 // freePort finds a loopback TCP port that nobody listens on. It lies below the
 // ports that the kernel gives to outgoing connections, so none of those takes
-// it before the component does.
+// it before the component does. The port after it stays free too: Vault takes
+// that for its cluster.
 func freePort(tb testing.TB) int {
 	tb.Helper()
 	for range 1000 {
-		port := 20000 + int(nextPort.Add(1)%12000)
+		port := 20000 + int(nextPort.Add(2)%12000)
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			_ = l.Close()
@@ -182,23 +183,28 @@ func (p *process) stop(sig syscall.Signal) {
 	}
 }
 
-// await polls ready until it gives nil, the process ends or time is up.
+// await polls ready until it gives nil, the process ends or time is up. It
+// fails with what ready last said, not with the end of the wait.
 func (p *process) await(tb testing.TB, what string, ready func(context.Context) error) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), startTimeout)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	var last error
 	for {
 		err := ready(ctx)
 		if err == nil {
 			return
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-p.done:
-			tb.Fatalf("%s ended before it was ready (%v): %v", what, p.cmd.ProcessState, err)
+			tb.Fatalf("%s ended before it was ready (%v): %v", what, p.cmd.ProcessState, last)
 		case <-ctx.Done():
-			tb.Fatalf("%s isn't ready after %v: %v", what, startTimeout, err)
+			tb.Fatalf("%s isn't ready after %v: %v", what, startTimeout, last)
 		case <-tick.C:
 		}
 	}

@@ -134,7 +134,7 @@ func (w *world) start(t *testing.T, script string) *job {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer told.Close()
+	defer func() { _ = told.Close() }()
 	if err := told.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}

@@ -32,13 +32,13 @@ func problem(pos Pos, path, message, hint string) Problem {
 
 // Problems is what [Load] and [Parse] return for a file that doesn't load,
 // sorted by place. It is never empty.
-type Problems []Problem
+type Problems []Problem //nolint:errname // a list of what is wrong with a file, and each is a Problem
 
 // Error is one problem a line.
 func (p Problems) Error() string {
 	lines := make([]string, len(p))
 	for i := range p {
-		lines[i] = p[i].Error()
+		lines[i] = p[i].String()
 	}
 	return strings.Join(lines, "\n")
 }

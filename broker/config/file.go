@@ -235,7 +235,7 @@ func (l *loader) origin(key string, t policy.Text, missing Pos) string {
 		return ""
 	}
 	u, err := url.Parse(t.Value)
-	if err != nil || u.Host == "" || u.Path != "" || !l.plainURL(u, t.Value) {
+	if err != nil || u.Host == "" || u.Path != "" || !plainURL(u, t.Value) {
 		l.add(t.Pos, key, "not an origin", "write https://, the host in lower case, and a port if it isn't 443: no path, no slash at the end")
 		return ""
 	}
@@ -245,7 +245,7 @@ func (l *loader) origin(key string, t policy.Text, missing Pos) string {
 
 // plainURL reports whether u holds scheme, host and path alone, in their one
 // spelling.
-func (l *loader) plainURL(u *url.URL, text string) bool {
+func plainURL(u *url.URL, text string) bool {
 	host := u.Hostname()
 	port := u.Port()
 	_, portErr := strconv.ParseUint(port, 10, 16)
@@ -372,7 +372,7 @@ func (l *loader) checkIssuers(raw entries[rawIssuer]) {
 func (l *loader) checkIssuerURL(e *entry[rawIssuer], urls map[string]Pos) {
 	path, t := e.path+".url", e.value.URL
 	u, err := url.Parse(t.Value)
-	if err != nil || t.Value == "" || !l.plainURL(u, t.Value) {
+	if err != nil || t.Value == "" || !plainURL(u, t.Value) {
 		l.add(cmp.Or(t.Pos, e.name.Pos), path, "not an issuer's URL", "write exactly the iss of its tokens: https://, the host in lower case, and a path if it has one")
 		return
 	}

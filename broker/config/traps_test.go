@@ -103,7 +103,7 @@ func TestTraps(t *testing.T) {
 			got += "\n"
 			golden := strings.TrimSuffix(path, ".yaml") + ".golden"
 			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}

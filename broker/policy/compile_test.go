@@ -96,10 +96,10 @@ func TestT08RolesThatDoNotLoad(t *testing.T) {
 			}
 			found := false
 			for _, problem := range problems {
-				if strings.Contains(problem.Error(), canary) {
+				if strings.Contains(problem.String(), canary) {
 					t.Errorf("a message holds a value: %v", problem)
 				}
-				found = found || problem.Path == tt.path && strings.Contains(problem.Error(), tt.want)
+				found = found || problem.Path == tt.path && strings.Contains(problem.String(), tt.want)
 			}
 			if !found {
 				t.Errorf("Compile() = %v, want %s: …%s…", problems, tt.path, tt.want)

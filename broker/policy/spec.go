@@ -35,8 +35,8 @@ type Problem struct {
 	Hint    string // the cure, where it is known; may be empty
 }
 
-// Error is "file:line:column: path: message; hint".
-func (p Problem) Error() string {
+// String is "file:line:column: path: message; hint".
+func (p Problem) String() string {
 	s := p.Message
 	if p.Path != "" {
 		s = p.Path + ": " + s

@@ -79,9 +79,13 @@ type Broker struct {
 	engine   *lease.Engine
 	watchers hub
 	metrics  *metrics
-	byAddr   *limiter
-	byOwner  *limiter
+	ready    readiness
 	closing  atomic.Bool
+
+	byAddr    *limiter
+	byOwner   *limiter
+	bySession *limiter
+	byRefused *limiter
 }
 
 // New checks the configuration and makes a broker that hasn't started.
@@ -100,9 +104,11 @@ func New(cfg Config) (*Broker, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	b := &Broker{
-		cfg:     cfg,
-		byAddr:  newLimiter(addrRate, addrBurst),
-		byOwner: newLimiter(ownerRate, ownerBurst),
+		cfg:       cfg,
+		byAddr:    newLimiter(addrRate, addrBurst),
+		byOwner:   newLimiter(ownerRate, ownerBurst),
+		bySession: newLimiter(sessionRate, sessionBurst),
+		byRefused: newLimiter(refusedRate, refusedBurst),
 	}
 	if u.Scheme == "http" {
 		b.host = u.Host
@@ -115,7 +121,7 @@ func New(cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.metrics = newMetrics(cfg.Store)
+	b.metrics = newMetrics(cfg.Store, cfg.Now)
 	return b, nil
 }
 
@@ -168,7 +174,7 @@ func (b *Broker) Handler() http.Handler {
 	mux.HandleFunc("GET "+api.PathOIDC, document(b.cfg.Issuer.Discovery()))
 	mux.HandleFunc("GET "+api.PathJWKS, document(b.cfg.Issuer.JWKS()))
 	mux.HandleFunc("GET "+api.PathLive, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-	mux.HandleFunc("GET "+api.PathReady, b.ready)
+	mux.HandleFunc("GET "+api.PathReady, b.call(b.readyNow))
 	mux.Handle("GET "+api.PathMetrics, b.metrics.handler())
 	return b.guard(mux)
 }
@@ -179,7 +185,7 @@ func (b *Broker) guard(next http.Handler) http.Handler {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		switch {
-		case r.Header.Get("Origin") != "":
+		case len(r.Header.Values("Origin")) > 0:
 			// No page calls a broker; one that does was made to.
 			writeError(w, &api.Error{Status: http.StatusForbidden, Code: api.CodeAccessDenied, Description: "requests from a browser aren't served"})
 			return
@@ -206,23 +212,38 @@ func (b *Broker) discovery(w http.ResponseWriter, _ *http.Request, _ string) err
 	})
 }
 
-// ready says 204 when a job could be served now: a policy is loaded, store and
-// audit are writable, and the issuers' keys are at hand.
-func (b *Broker) ready(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
-	defer cancel()
-	if err := errors.Join(b.cfg.Store.Ready(ctx), b.rules.Load().Verifier.Ready(ctx)); err != nil {
-		b.cfg.Log.WarnContext(ctx, "not ready", "err", err)
-		writeError(w, &api.Error{Status: http.StatusServiceUnavailable, Code: api.CodeTemporarily, Description: "not ready; the broker's log says why"})
-		return
+// readiness is what was found when it was last looked. Whoever can reach the
+// broker may ask, and each look writes to the disk.
+type readiness struct {
+	mu  sync.Mutex
+	at  time.Time
+	err error
+}
+
+// readyNow says 204 when a job could be served now: a policy is loaded, store
+// and audit are writable, and the issuers' keys are at hand. It looks once a
+// second at most.
+func (b *Broker) readyNow(w http.ResponseWriter, r *http.Request, _ string) error {
+	b.ready.mu.Lock()
+	defer b.ready.mu.Unlock()
+	if now := b.cfg.Now(); b.ready.at.IsZero() || now.Sub(b.ready.at) >= time.Second {
+		// Others hear the result too, so that no single caller may cut it off.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Second)
+		defer cancel()
+		b.ready.err = errors.Join(b.cfg.Store.Ready(ctx), b.rules.Load().Verifier.Ready(ctx))
+		b.ready.at = now
+	}
+	if b.ready.err != nil {
+		return refuse(http.StatusServiceUnavailable, api.CodeTemporarily, "not ready; the broker's log says why", b.ready.err)
 	}
 	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 // tokens gives a session its source of the broker's own ID tokens.
 func (b *Broker) tokens(s store.Session) providers.TokenSource {
 	return func(ctx context.Context, audience string) (string, error) {
-		extra := map[string]string{"project": s.Project}
+		extra := map[string]string{"project": s.Project} // left out where it is empty
 		if id, err := recall(s); err == nil {
 			for name, value := range id.AuditClaims() {
 				// A ref may be longer than a token's claim may be; what the
@@ -231,9 +252,6 @@ func (b *Broker) tokens(s store.Session) providers.TokenSource {
 					extra[name] = value
 				}
 			}
-		}
-		if s.Project == "" {
-			delete(extra, "project")
 		}
 		return b.cfg.Issuer.Mint(ctx, issuer.Claims{Audience: audience, Role: s.Role, Session: s.ID, Extra: extra}, "")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 
@@ -28,7 +29,8 @@ func (b *Broker) call(h handler) http.HandlerFunc {
 					panic(p)
 				}
 				// The panic's own text may hold anything.
-				b.cfg.Log.ErrorContext(r.Context(), "a handler panicked", "request", request, "path", r.URL.Path, "stack", string(debug.Stack()))
+				b.cfg.Log.ErrorContext(r.Context(), "a handler panicked", "request", request, "route", r.Pattern, "stack", string(debug.Stack()))
+				b.metrics.calls.WithLabelValues(r.Pattern, api.CodeServerError).Inc()
 				writeError(w, &api.Error{Status: http.StatusInternalServerError, Code: api.CodeServerError, RequestID: request})
 			}
 		}()
@@ -40,7 +42,15 @@ func (b *Broker) call(h handler) http.HandlerFunc {
 		answer := toAPI(err)
 		answer.RequestID = request
 		b.metrics.calls.WithLabelValues(r.Pattern, answer.Code).Inc()
-		b.cfg.Log.InfoContext(r.Context(), "refused", "request", request, "path", r.URL.Path, "code", answer.Code, "err", err)
+		level := slog.LevelInfo
+		switch {
+		case answer.Code == api.CodeServerError:
+			level = slog.LevelError
+		case answer.Status >= http.StatusInternalServerError:
+			level = slog.LevelWarn
+		}
+		// The route, since a path holds what the caller put there.
+		b.cfg.Log.Log(r.Context(), level, "refused", "request", request, "route", r.Pattern, "code", answer.Code, "err", err)
 		writeError(w, answer)
 	}
 }
@@ -109,6 +119,9 @@ func providerError(err error) *api.Error {
 }
 
 func writeError(w http.ResponseWriter, e *api.Error) {
+	if e.Status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", "1")
+	}
 	if e.Status == http.StatusUnauthorized {
 		code := e.Code
 		if code != api.CodeInvalidDPoP {

@@ -18,13 +18,16 @@ const maxIdempotencyKey = 128
 
 // lease issues leases of a session, all or none.
 func (b *Broker) lease(w http.ResponseWriter, r *http.Request, request string) error {
-	s, proof, err := b.authenticate(r)
+	s, proof, err := b.holder(r)
 	if err != nil {
 		return err
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, api.MaxRequest+1))
 	if err != nil {
 		return badRequest("the body couldn't be read", err)
+	}
+	if len(body) > api.MaxRequest {
+		return refuse(http.StatusRequestEntityTooLarge, api.CodeInvalidRequest, "the body is too large", nil)
 	}
 	var in api.LeaseRequest
 	if err := api.Decode(bytes.NewReader(body), api.MaxRequest, &in); err != nil {
@@ -42,18 +45,17 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, request string) e
 			return badRequest("a lease stands twice", nil)
 		}
 	}
-	defs, d, err := b.authorise(s, in.Leases)
+	g, err := b.authorise(s, in.Leases)
 	if err != nil {
-		return b.refuseLeases(r, request, s, d.Reason, err)
+		return b.refuseLeases(r, request, s, g, err)
 	}
 	issued, err := b.engine.Issue(r.Context(), lease.Request{
-		Session: s, Definitions: defs, Vars: d.Vars, Proof: proof,
-		IdempotencyKey: key, Body: body, Limit: d.Role.Limits.Leases,
-		RequestID: request, PolicyDigest: b.rules.Load().Policy.Digest(),
+		Session: s, Definitions: g.definitions, Vars: g.Vars, Proof: proof,
+		IdempotencyKey: key, Body: body, Limit: g.Role.Limits.Leases,
+		RequestID: request, PolicyDigest: g.digest,
 	})
 	if err != nil {
-		reason := toAPI(err).Code
-		return b.refuseLeases(r, request, s, reason, err)
+		return b.refuseLeases(r, request, s, g, err)
 	}
 	answer := api.Leases{Checkpoint: b.cfg.Audit.Latest()}
 	for _, is := range issued {
@@ -67,18 +69,21 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, request string) e
 	return writeJSON(w, http.StatusOK, answer)
 }
 
-// refuseLeases records a refusal before it is answered.
-func (b *Broker) refuseLeases(r *http.Request, request string, s store.Session, reason string, err error) error {
+// refuseLeases records a refusal before it is answered. Where that can't be
+// done the caller isn't told what was decided.
+func (b *Broker) refuseLeases(r *http.Request, request string, s store.Session, g grant, err error) error {
+	answer := toAPI(err)
 	rec := audit.Record{
 		Time: b.cfg.Now(), Event: "lease.refused", Request: request, Session: s.ID, Role: s.Role, Project: s.Project,
-		Issuer: s.Issuer, Reason: reason, Policy: b.rules.Load().Policy.Digest(),
+		Issuer: s.Issuer, LeaseName: answer.Lease, Reason: answer.Code, Policy: g.digest,
 	}
-	answer := toAPI(err)
-	rec.LeaseName = answer.Lease
-	if reason == "" || reason == "allowed" {
-		rec.Reason = answer.Code
+	if !g.Allowed && g.Reason != "" {
+		rec.Reason, rec.Detail = g.Reason, g.Detail
 	}
-	return errors.Join(err, b.record(r.Context(), rec))
+	if rerr := b.record(r.Context(), rec); rerr != nil {
+		return fmt.Errorf("%w, after a refusal: %s", rerr, answer.Code)
+	}
+	return err
 }
 
 // own returns a lease of the session. Unknown ones, other sessions', and
@@ -97,7 +102,7 @@ func (b *Broker) own(r *http.Request, s store.Session) (store.Lease, error) {
 }
 
 func (b *Broker) renew(w http.ResponseWriter, r *http.Request, request string) error {
-	s, proof, err := b.authenticate(r)
+	s, proof, err := b.holder(r)
 	if err != nil {
 		return err
 	}
@@ -108,21 +113,22 @@ func (b *Broker) renew(w http.ResponseWriter, r *http.Request, request string) e
 	if err := b.cfg.Store.UseProof(r.Context(), b.cfg.Now(), proof); err != nil {
 		return err
 	}
-	if _, d, err := b.authorise(s, []string{row.Name}); err != nil {
-		return b.refuseLeases(r, request, s, d.Reason, err)
+	g, err := b.authorise(s, []string{row.Name})
+	if err != nil {
+		return b.refuseLeases(r, request, s, g, err)
 	}
 	renewed, err := b.engine.Renew(r.Context(), s, row, request)
 	if errors.Is(err, store.ErrConflict) {
 		return refuse(http.StatusConflict, api.CodeInvalidRequest, "this lease can't be renewed", err)
 	}
 	if err != nil {
-		return b.refuseLeases(r, request, s, toAPI(err).Code, err)
+		return b.refuseLeases(r, request, s, g, err)
 	}
 	return writeJSON(w, http.StatusOK, wire([]store.Lease{renewed})[0])
 }
 
 func (b *Broker) endLease(w http.ResponseWriter, r *http.Request, request string) error {
-	s, _, err := b.authenticate(r)
+	s, _, err := b.holder(r)
 	if err != nil {
 		return err
 	}

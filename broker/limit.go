@@ -13,6 +13,13 @@ import (
 const (
 	addrRate, addrBurst   = 200, 4000 // exchanges per second and at once, by address
 	ownerRate, ownerBurst = 50, 2000  // the same by project, after its token was verified
+	// All but the end of a session, by session: a client leases once and
+	// sends a heartbeat every half a minute.
+	sessionRate, sessionBurst = 10, 200
+	// Refusals that are recorded, by project. Genuine tokens that are good for
+	// nothing here can be had by anybody, and each can be sent for ever: what
+	// they write bounds the disk, so that strangers can't fill it.
+	refusedRate, refusedBurst = 1, 500
 	// maxLimited bounds the keys in memory. When they are full the oldest half
 	// goes, which can only forgive.
 	maxLimited = 20_000

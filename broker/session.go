@@ -23,8 +23,8 @@ const maxBearer = 256
 // proves to hold. An ended session gives store.ErrEnded beside the session,
 // so that its end can be asked for twice.
 func (b *Broker) authenticate(r *http.Request) (store.Session, store.Proof, error) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, api.SchemeDPoP) || token == "" || len(token) > maxBearer {
+	scheme, token := credentials(r)
+	if !strings.EqualFold(scheme, api.SchemeDPoP) {
 		return store.Session{}, store.Proof{}, noToken(errors.New("no DPoP access token"))
 	}
 	proof, err := b.proof(r, token)
@@ -53,38 +53,70 @@ func (b *Broker) authenticate(r *http.Request) (store.Session, store.Proof, erro
 	return s, proof, nil
 }
 
+// credentials returns what the one Authorization header of a request says, or
+// nothing.
+func credentials(r *http.Request) (scheme, token string) {
+	headers := r.Header.Values("Authorization")
+	if len(headers) != 1 {
+		return "", ""
+	}
+	scheme, token, _ = strings.Cut(headers[0], " ")
+	if token == "" || len(token) > maxBearer {
+		return "", ""
+	}
+	return scheme, token
+}
+
+// holder is authenticate within the session's limits, for whatever doesn't
+// end one.
+func (b *Broker) holder(r *http.Request) (store.Session, store.Proof, error) {
+	s, proof, err := b.authenticate(r)
+	if err == nil && !b.bySession.allow(s.ID, b.cfg.Now()) {
+		err = errTooMany
+	}
+	return s, proof, err
+}
+
 func noToken(cause error) error {
 	return refuse(http.StatusUnauthorized, api.CodeInvalidToken, "the access token isn't accepted", cause)
 }
 
+// grant is what authorise decided, and by which policy.
+type grant struct {
+	policy.Decision
+	digest      string
+	definitions []lease.Definition
+}
+
 // authorise says whether today's policy still gives the session its role and
-// those leases ("" names: all that the role has), and returns their
+// those leases (no names: all that the role has), and returns their
 // definitions.
-func (b *Broker) authorise(s store.Session, names []string) ([]lease.Definition, policy.Decision, error) {
+func (b *Broker) authorise(s store.Session, names []string) (grant, error) {
 	rules := b.rules.Load()
+	g := grant{digest: rules.Policy.Digest()}
 	id, err := recall(s)
 	if err != nil {
-		return nil, policy.Decision{}, err
+		return g, err
 	}
 	d := rules.Policy.Decide(id, s.Role)
+	g.Decision = d
 	if !d.Allowed {
-		return nil, d, refuse(http.StatusForbidden, api.CodeAccessDenied, "today's policy no longer gives this job this RunEnv role", fmt.Errorf("policy: %s %s", d.Reason, d.Detail))
+		return g, refuse(http.StatusForbidden, api.CodeAccessDenied, "today's policy no longer gives this job this RunEnv role", fmt.Errorf("policy: %s %s", d.Reason, d.Detail))
 	}
 	if len(names) == 0 {
 		names = d.Role.Leases
 	}
-	var defs []lease.Definition
 	for _, name := range names {
 		def, ok := rules.Definitions[name]
 		if !ok || !slices.Contains(d.Role.Leases, name) {
-			return nil, d, &refusal{&api.Error{
+			return g, &refusal{&api.Error{
 				Status: http.StatusForbidden, Code: api.CodeAccessDenied, Lease: printable(name),
 				Description: "the RunEnv role doesn't have this lease",
 			}, nil}
 		}
-		defs = append(defs, def)
+		g.definitions = append(g.definitions, def)
 	}
-	return defs, d, nil
+	return g, nil
 }
 
 // printable keeps a name that a caller made up from steering a terminal.
@@ -102,15 +134,15 @@ func printable(name string) string {
 
 // judge is authorise for the engine's own renewals.
 func (b *Broker) judge(_ context.Context, s store.Session, name string) (lease.Definition, string, error) {
-	defs, _, err := b.authorise(s, []string{name})
+	g, err := b.authorise(s, []string{name})
 	if err != nil {
 		return lease.Definition{}, "", err
 	}
-	return defs[0], b.rules.Load().Policy.Digest(), nil
+	return g.definitions[0], g.digest, nil
 }
 
 func (b *Broker) heartbeat(w http.ResponseWriter, r *http.Request, _ string) error {
-	s, _, err := b.authenticate(r)
+	s, _, err := b.holder(r)
 	if err != nil {
 		return err
 	}
@@ -137,16 +169,13 @@ func (b *Broker) endSession(w http.ResponseWriter, r *http.Request, request stri
 }
 
 func (b *Broker) ending(r *http.Request) (store.Session, string, error) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	scheme, token := credentials(r)
 	if !strings.EqualFold(scheme, "Bearer") {
 		s, _, err := b.authenticate(r)
 		if errors.Is(err, store.ErrEnded) {
 			err = nil
 		}
 		return s, "client", err
-	}
-	if token == "" || len(token) > maxBearer {
-		return store.Session{}, "", noToken(errors.New("no end token"))
 	}
 	s, err := b.cfg.Store.SessionByEndHash(r.Context(), hash(token))
 	if errors.Is(err, store.ErrNotFound) {
@@ -158,7 +187,7 @@ func (b *Broker) ending(r *http.Request) (store.Session, string, error) {
 // watch holds a stream by which a client hears of renewals and of its
 // session's end, and the broker of the client's death.
 func (b *Broker) watch(w http.ResponseWriter, r *http.Request, _ string) error {
-	s, _, err := b.authenticate(r)
+	s, _, err := b.holder(r)
 	if err != nil {
 		return err
 	}

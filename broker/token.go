@@ -10,8 +10,8 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -28,7 +28,7 @@ import (
 // role.
 func (b *Broker) token(w http.ResponseWriter, r *http.Request, request string) error {
 	if !b.byAddr.allow(addrOf(r), b.cfg.Now()) {
-		return b.tooMany(w)
+		return errTooMany
 	}
 	form, body, err := readForm(r)
 	if err != nil {
@@ -41,17 +41,17 @@ func (b *Broker) token(w http.ResponseWriter, r *http.Request, request string) e
 	rules := b.rules.Load()
 	id, err := rules.Verifier.Verify(r.Context(), secret.FromString(form.Get("subject_token")))
 	if err != nil {
-		return b.unverified(r.Context(), request, form.Get("audience"), err)
+		return b.unverified(r.Context(), rules, request, form.Get("audience"), err)
 	}
-	if !b.byOwner.allow(id.Issuer+"\x00"+id.ProjectID, b.cfg.Now()) {
-		return b.tooMany(w)
+	if !b.byOwner.allow(ownerOf(id.Issuer, id), b.cfg.Now()) {
+		return errTooMany
 	}
 	role := form.Get("audience")
 	d := rules.Policy.Decide(id, role)
 	if !d.Allowed {
-		return b.deny(r.Context(), request, role, id, d)
+		return b.deny(r.Context(), rules, request, role, id, d)
 	}
-	answer, err := b.open(r.Context(), request, id, d, proof, body)
+	answer, err := b.open(r.Context(), rules, request, id, d, proof, body)
 	if err != nil {
 		return err
 	}
@@ -59,10 +59,7 @@ func (b *Broker) token(w http.ResponseWriter, r *http.Request, request string) e
 	return writeJSON(w, http.StatusOK, answer)
 }
 
-func (b *Broker) tooMany(w http.ResponseWriter) error {
-	w.Header().Set("Retry-After", "1")
-	return refuse(http.StatusTooManyRequests, api.CodeRateLimited, "too many requests", nil)
-}
+var errTooMany = refuse(http.StatusTooManyRequests, api.CodeRateLimited, "too many requests", nil)
 
 // readForm reads the parameters of RFC 8693 that we know, each once, and
 // returns the body's hash beside them.
@@ -94,6 +91,8 @@ func readForm(r *http.Request) (url.Values, []byte, error) {
 	}
 	requested := form.Get("requested_token_type")
 	switch {
+	case form.Get("grant_type") == "":
+		return nil, nil, badRequest("grant_type is missing", nil)
 	case form.Get("grant_type") != api.GrantTokenExchange:
 		return nil, nil, refuse(http.StatusBadRequest, api.CodeUnsupportedGrantType, "grant_type isn't token exchange", nil)
 	case form.Get("subject_token") == "":
@@ -111,7 +110,7 @@ func readForm(r *http.Request) (url.Values, []byte, error) {
 
 // unverified answers a token that the verifier refused. Only one whose
 // signature was good is recorded: strangers can't fill the disk.
-func (b *Broker) unverified(ctx context.Context, request, role string, err error) error {
+func (b *Broker) unverified(ctx context.Context, rules *Rules, request, role string, err error) error {
 	var refused *identity.Error
 	if !errors.As(err, &refused) {
 		return err
@@ -121,7 +120,8 @@ func (b *Broker) unverified(ctx context.Context, request, role string, err error
 		return refuse(http.StatusServiceUnavailable, api.CodeTemporarily, "the token's issuer can't be asked now", err)
 	}
 	if refused.SignatureVerified {
-		if rerr := b.recordRefusal(ctx, request, role, refused.Identity(), refused.Issuer, refused.Reason, "", nil); rerr != nil {
+		rec := audit.Record{Request: request, Role: role, Issuer: refused.Issuer, Reason: refused.Reason}
+		if rerr := b.recordRefusal(ctx, rules, rec, refused.Identity()); rerr != nil {
 			return rerr
 		}
 	}
@@ -135,8 +135,12 @@ func (b *Broker) unverified(ctx context.Context, request, role string, err error
 
 // deny answers a caller that the policy refuses. A role that isn't there and
 // one that isn't the caller's look alike.
-func (b *Broker) deny(ctx context.Context, request, role string, id *identity.Identity, d policy.Decision) error {
-	if err := b.recordRefusal(ctx, request, role, id, id.Issuer, d.Reason, d.Detail, d.Project); err != nil {
+func (b *Broker) deny(ctx context.Context, rules *Rules, request, role string, id *identity.Identity, d policy.Decision) error {
+	rec := audit.Record{Request: request, Role: role, Issuer: id.Issuer, Reason: d.Reason, Detail: d.Detail}
+	if d.Project != nil {
+		rec.Project = d.Project.Name
+	}
+	if err := b.recordRefusal(ctx, rules, rec, id); err != nil {
 		return err
 	}
 	return &refusal{
@@ -148,21 +152,32 @@ func (b *Broker) deny(ctx context.Context, request, role string, id *identity.Id
 	}
 }
 
-func (b *Broker) recordRefusal(ctx context.Context, request, role string, id *identity.Identity, issuer, reason, detail string, project *policy.Project) error {
-	rec := audit.Record{
-		Time: b.cfg.Now(), Event: "session.refused", Request: request, Role: role, Issuer: issuer,
-		Reason: reason, Detail: detail, Policy: b.rules.Load().Policy.Digest(),
+// recordRefusal records why a token whose signature was good got no session;
+// id is nil where its claims can't be read. What one project's tokens can
+// write is bounded, and beyond that they aren't told yes or no.
+func (b *Broker) recordRefusal(ctx context.Context, rules *Rules, rec audit.Record, id *identity.Identity) error {
+	now := b.cfg.Now()
+	if !b.byRefused.allow(ownerOf(rec.Issuer, id), now) {
+		return errTooMany
 	}
+	rec.Time, rec.Event, rec.Policy = now, "session.refused", rules.Policy.Digest()
 	if id != nil {
 		rec.Claims = id.AuditClaims()
-	}
-	if project != nil {
-		rec.Project = project.Name
 	}
 	return b.record(ctx, rec)
 }
 
+// ownerOf is whom a limit concerns: a project of an issuer.
+func ownerOf(issuer string, id *identity.Identity) string {
+	if id == nil {
+		return issuer
+	}
+	return issuer + "\x00" + id.ProjectID
+}
+
+// record outlives a caller that hangs up.
 func (b *Broker) record(ctx context.Context, rec audit.Record) error {
+	ctx = context.WithoutCancel(ctx)
 	entry, err := rec.Entry()
 	if err != nil {
 		return err
@@ -174,7 +189,7 @@ func (b *Broker) record(ctx context.Context, rec audit.Record) error {
 }
 
 // open makes the session.
-func (b *Broker) open(ctx context.Context, request string, id *identity.Identity, d policy.Decision, proof store.Proof, body []byte) (api.Token, error) {
+func (b *Broker) open(ctx context.Context, rules *Rules, request string, id *identity.Identity, d policy.Decision, proof store.Proof, body []byte) (api.Token, error) {
 	now := b.cfg.Now()
 	claims, err := remember(id)
 	if err != nil {
@@ -184,7 +199,7 @@ func (b *Broker) open(ctx context.Context, request string, id *identity.Identity
 	access, end := sid+"."+random(), "e-"+random()
 	s := store.Session{
 		ID: sid, Role: d.Role.Name, Issuer: id.Issuer, Job: id.Job, Thumbprint: proof.Thumbprint,
-		AccessHash: hash(access), EndHash: hash(end), Claims: claims, PolicyDigest: b.rules.Load().Policy.Digest(),
+		AccessHash: hash(access), EndHash: hash(end), Claims: claims, PolicyDigest: rules.Policy.Digest(),
 		CreatedAt: now, HardEnd: now.Add(d.Role.SessionTTL), HeartbeatTimeout: d.Role.HeartbeatTimeout,
 	}
 	if d.Project != nil {
@@ -207,7 +222,7 @@ func (b *Broker) open(ctx context.Context, request string, id *identity.Identity
 		return api.Token{}, err
 	}
 	const leeway = 30 * time.Second
-	_, err = b.cfg.Store.CreateSession(ctx, now, store.NewSession{
+	made, err := b.cfg.Store.CreateSession(ctx, now, store.NewSession{
 		Session: s, Proof: proof, Limit: d.Role.Limits.Sessions,
 		Token: store.Token{
 			Issuer: id.Issuer, JTI: id.JTI, Expires: id.Expires.Add(leeway),
@@ -215,19 +230,25 @@ func (b *Broker) open(ctx context.Context, request string, id *identity.Identity
 		},
 		Entries: []store.Entry{created}, EndedEntry: replaced,
 	})
+	refused := audit.Record{Request: request, Role: s.Role, Project: s.Project, Issuer: s.Issuer}
 	switch {
 	case errors.Is(err, store.ErrReplayed):
-		if rerr := b.recordRefusal(ctx, request, s.Role, id, id.Issuer, "replayed", "", d.Project); rerr != nil {
+		refused.Reason = "replayed"
+		if rerr := b.recordRefusal(ctx, rules, refused, id); rerr != nil {
 			return api.Token{}, rerr
 		}
 		return api.Token{}, badRequest("the subject token isn't accepted", err)
 	case errors.Is(err, store.ErrLimit):
-		if rerr := b.recordRefusal(ctx, request, s.Role, id, id.Issuer, "session_limit", "", d.Project); rerr != nil {
+		refused.Reason = "session_limit"
+		if rerr := b.recordRefusal(ctx, rules, refused, id); rerr != nil {
 			return api.Token{}, rerr
 		}
 		return api.Token{}, refuse(http.StatusForbidden, api.CodeLimitExceeded, "this job has as many live sessions of this role as the role allows", err)
 	case err != nil:
 		return api.Token{}, fmt.Errorf("creating a session: %w", err)
+	}
+	if made.Ended != "" {
+		b.watchers.notify(lease.Event{Session: made.Ended, Reason: "replaced"})
 	}
 	return api.Token{
 		AccessToken: api.NewText(access), IssuedTokenType: api.TokenTypeAccess, TokenType: api.SchemeDPoP,
@@ -289,10 +310,20 @@ func hash(token string) []byte {
 	return sum[:]
 }
 
+// addrOf is the caller's address as limits count it: of IPv6 the network, since
+// one machine has all addresses of it.
 func addrOf(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	at, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return r.RemoteAddr
 	}
-	return host
+	addr := at.Addr().Unmap()
+	if addr.Is4() {
+		return addr.String()
+	}
+	network, err := addr.WithZone("").Prefix(64)
+	if err != nil {
+		return addr.String()
+	}
+	return network.String()
 }

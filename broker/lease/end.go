@@ -221,7 +221,8 @@ func (e *Engine) loginHandles(ctx context.Context, session string) map[string]lo
 	return handles
 }
 
-func (e *Engine) revoke(ctx context.Context, row store.Lease, logins map[string]loginHandle) error {
+func (e *Engine) revoke(ctx context.Context, row store.Lease, logins map[string]loginHandle) (err error) {
+	defer e.contain(ctx, row.Provider, &err)
 	handle, err := e.openHandle(ctx, row)
 	if err != nil {
 		return err
@@ -298,7 +299,8 @@ func (e *Engine) under(rows []store.Lease, login store.Lease, to store.State, re
 	return changes
 }
 
-func (e *Engine) logOutOne(ctx context.Context, login store.Lease) error {
+func (e *Engine) logOutOne(ctx context.Context, login store.Lease) (err error) {
+	defer e.contain(ctx, login.Provider, &err)
 	handle, err := e.openHandle(ctx, login)
 	if err != nil {
 		return err

@@ -189,10 +189,7 @@ func (e *Engine) logIn(ctx context.Context, p *plan) error {
 	}
 	each(len(fresh), func(i int) {
 		lg := fresh[i]
-		made, err := lg.provider.Login(ctx, providers.LoginRequest{
-			Role: p.req.Session.Role, Session: p.req.Session.ID, Marker: lg.row.Marker,
-			Tokens: e.cfg.Tokens(p.req.Session),
-		})
+		made, err := e.logInOne(ctx, p.req.Session, lg)
 		if err != nil {
 			lg.err = err
 			return
@@ -244,6 +241,13 @@ func (e *Engine) logIn(ctx context.Context, p *plan) error {
 	return failure
 }
 
+func (e *Engine) logInOne(ctx context.Context, s store.Session, lg *login) (_ *providers.Login, err error) {
+	defer e.contain(ctx, lg.row.Provider, &err)
+	return lg.provider.Login(ctx, providers.LoginRequest{
+		Role: s.Role, Session: s.ID, Marker: lg.row.Marker, Tokens: e.cfg.Tokens(s),
+	})
+}
+
 func (p *plan) firstOf(lg *login) string {
 	for _, it := range p.items {
 		if it.login == lg {
@@ -260,7 +264,7 @@ func (e *Engine) issueAll(ctx context.Context, p *plan) error {
 		if it.login != nil {
 			req.Login = it.login.handle
 		}
-		it.cred, it.err = it.def.Provider.Issue(ctx, req)
+		it.cred, it.err = e.issueOne(ctx, it, req)
 		if it.err == nil {
 			e.shorten(ctx, it, req.Login)
 			it.env, it.err = environment(it.def.Env, it.cred.Fields)
@@ -272,6 +276,11 @@ func (e *Engine) issueAll(ctx context.Context, p *plan) error {
 		}
 	}
 	return nil
+}
+
+func (e *Engine) issueOne(ctx context.Context, it *item, req providers.Request) (_ *providers.Credential, err error) {
+	defer e.contain(ctx, it.row.Provider, &err)
+	return it.def.Provider.Issue(ctx, req)
 }
 
 // shorten asks a back end that gave a longer life than wanted for the wanted
@@ -286,7 +295,7 @@ func (e *Engine) shorten(ctx context.Context, it *item, login secret.Value) {
 	if !it.cred.Expires.After(e.cfg.Now().Add(it.ttl + slack)) {
 		return
 	}
-	expires, err := renewer.Renew(ctx, it.cred.Handle, login, it.ttl)
+	expires, err := e.lengthen(ctx, renewer, it.row.Provider, it.cred.Handle, login, it.ttl)
 	if err != nil {
 		e.cfg.Log.WarnContext(ctx, "a lease outlives its ttl at the back end", "lease", it.row.ID, "name", it.row.Name, "err", err)
 		return

@@ -8,6 +8,7 @@ import (
 
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/secret"
 )
 
 const (
@@ -243,7 +244,7 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (s
 		if !ok {
 			return row, errNotRenewed
 		}
-		expires, err := loginer.RenewLogin(ctx, handle)
+		expires, err := e.lengthenLogin(ctx, loginer, row.Provider, handle)
 		if err != nil {
 			return row, err
 		}
@@ -263,7 +264,7 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (s
 	if ttl <= 0 {
 		return row, errNotRenewed
 	}
-	expires, err := renewer.Renew(ctx, handle, login.handle, ttl)
+	expires, err := e.lengthen(ctx, renewer, row.Provider, handle, login.handle, ttl)
 	if err != nil {
 		return row, err
 	}
@@ -273,6 +274,16 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (s
 		row.DiesBy = expires
 	}
 	return row, nil
+}
+
+func (e *Engine) lengthen(ctx context.Context, p providers.Renewer, name string, handle, login secret.Value, ttl time.Duration) (_ time.Time, err error) {
+	defer e.contain(ctx, name, &err)
+	return p.Renew(ctx, handle, login, ttl)
+}
+
+func (e *Engine) lengthenLogin(ctx context.Context, p providers.Loginer, name string, login secret.Value) (_ time.Time, err error) {
+	defer e.contain(ctx, name, &err)
+	return p.RenewLogin(ctx, login)
 }
 
 // Renew lengthens one active lease of a live session at its client's word and

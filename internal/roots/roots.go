@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -64,11 +65,18 @@ func newSystem(getenv func(string) string, files []string) http.RoundTripper {
 	if file := getenv("SSL_CERT_FILE"); file != "" {
 		files = []string{file}
 	}
-	pool := readFirst(files)
-	if pool == nil {
-		return whole
+	return &system{
+		// Read when it is needed: many a token is a variable, and many a test
+		// speaks plain http.
+		bundle: sync.OnceValue(func() http.RoundTripper {
+			pool := readFirst(files)
+			if pool == nil {
+				return whole
+			}
+			return transport(pool)
+		}),
+		whole: whole,
 	}
-	return &system{bundle: transport(pool), whole: whole}
 }
 
 // readFirst returns the certificates of the first file that can be read, as
@@ -92,15 +100,16 @@ func readFirst(files []string) *x509.CertPool {
 
 // system tries the bundle, and the whole system once that wasn't enough.
 type system struct {
-	bundle, whole http.RoundTripper
-	needsWhole    atomic.Bool
+	bundle     func() http.RoundTripper
+	whole      http.RoundTripper
+	needsWhole atomic.Bool
 }
 
 func (s *system) RoundTrip(r *http.Request) (*http.Response, error) {
-	if s.needsWhole.Load() {
+	if r.URL.Scheme != "https" || s.needsWhole.Load() {
 		return s.whole.RoundTrip(r)
 	}
-	resp, err := s.bundle.RoundTrip(r)
+	resp, err := s.bundle().RoundTrip(r)
 	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); !unknown {
 		return resp, err
 	}

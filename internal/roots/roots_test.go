@@ -33,6 +33,10 @@ func server(t *testing.T) (*httptest.Server, string) {
 	return srv, file
 }
 
+func knowing(pool *x509.CertPool) func() http.RoundTripper {
+	return func() http.RoundTripper { return transport(pool) }
+}
+
 func post(rt http.RoundTripper, url string) (string, error) {
 	resp, err := (&http.Client{Transport: rt}).Post(url, "text/plain", strings.NewReader("hello"))
 	if err != nil {
@@ -73,7 +77,7 @@ func TestUnknownAuthorityAsksTheWholeSystem(t *testing.T) {
 	srv, _ := server(t)
 	pool := x509.NewCertPool()
 	pool.AddCert(srv.Certificate())
-	s := &system{bundle: transport(x509.NewCertPool()), whole: transport(pool)}
+	s := &system{bundle: knowing(x509.NewCertPool()), whole: transport(pool)}
 	for range 2 {
 		if got, err := post(s, srv.URL); err != nil || got != "HTTP/2.0 hello" {
 			t.Fatalf("got %q, %v", got, err)
@@ -88,7 +92,7 @@ func TestUnknownAuthorityAsksTheWholeSystem(t *testing.T) {
 func TestUnknownToBothIsRefused(t *testing.T) {
 	t.Parallel()
 	srv, _ := server(t)
-	s := &system{bundle: transport(x509.NewCertPool()), whole: transport(x509.NewCertPool())}
+	s := &system{bundle: knowing(x509.NewCertPool()), whole: transport(x509.NewCertPool())}
 	_, err := post(s, srv.URL)
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok {
 		t.Errorf("got %v, want an unknown authority", err)

@@ -1,0 +1,18 @@
+// Runenv gives one command short-lived credentials, for as long as it runs.
+// See docs/cli.md.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/runenv/action/internal/cli"
+	"github.com/runenv/action/internal/guardian"
+)
+
+func main() {
+	if guardian.IsGuardian(os.Args) {
+		os.Exit(guardian.Main(context.Background()))
+	}
+	os.Exit(cli.Main(cli.OSEnv()))
+}

@@ -1,0 +1,296 @@
+package main
+
+import (
+	"bytes"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/client/clienttest"
+	"github.com/runenv/action/internal/devissuer"
+	"github.com/runenv/action/secret"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"runenv":   main,
+		"child":    child,
+		"statusof": statusof,
+	})
+}
+
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Values[worldKey{}] = &world{}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"broker": brokerCmd,
+			"github": githubCmd,
+			"gitlab": gitlabCmd,
+			"status": statusCmd,
+			"await":  awaitCmd,
+		},
+	})
+}
+
+// world is what a script started in this process.
+type world struct {
+	broker *clienttest.Broker
+	issuer *devissuer.Issuer
+}
+
+type worldKey struct{}
+
+func worldOf(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+func lease(name, revocability string, expires time.Duration, env ...api.Var) api.Lease {
+	l := api.Lease{Name: name, Provider: "fake", Revocability: revocability, Env: env}
+	if expires != 0 {
+		l.ExpiresAt = time.Now().Add(expires)
+	}
+	return l
+}
+
+func envVar(name, value string) api.Var {
+	return api.Var{Name: name, Value: api.NewValue(secret.FromString(value)), Mask: true}
+}
+
+// roles are those of every script's broker. The values stand in the scripts.
+func roles() map[string][]api.Lease {
+	public := envVar("DB_HOST", "db.example.com")
+	public.Mask = false
+	return map[string][]api.Lease{
+		"demo": {
+			lease("db", "revocable", time.Hour, envVar("DB_PASSWORD", "correct-horse-battery"), public),
+			lease("npm", "static", 0, envVar("NPM_TOKEN", "npm-static-value")),
+			lease("aws", "expires", time.Hour, envVar("AWS_SESSION_TOKEN", "aws-session-value")),
+		},
+		"lines": {lease("key", "revocable", time.Hour, envVar("KEY", "first line of it\nsecond line % \"of\" it\n"))},
+		"short": {lease("pin", "revocable", time.Hour, envVar("PIN", "1234"))},
+		"brief": {lease("aws", "expires", 2*time.Second, envVar("AWS_SESSION_TOKEN", "aws-session-value"))},
+		"nul":   {lease("bad", "revocable", time.Hour, envVar("BAD", "a\x00bcdefgh"))},
+		"path":  {lease("evil", "revocable", time.Hour, envVar("PATH", "/tmp/evil-dir"))},
+	}
+}
+
+// broker start [-tls] [-issuer URL] [-hard-end D]: a fake for this script,
+// named in RUNENV_BROKER (and RUNENV_CA_FILE)
+// broker next ROUTE FAULT [ARGUMENT...]: refuse STATUS CODE, cut, lose, stall
+// broker end-all REASON
+// broker stop
+// broker sessions: prints a line for each
+func brokerCmd(ts *testscript.TestScript, neg bool, args []string) {
+	w := worldOf(ts)
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: broker start|next|end-all|stop|sessions")
+	}
+	switch verb, args := args[0], args[1:]; verb {
+	case "start":
+		cfg := clienttest.Config{Roles: roles()}
+		f := flag.NewFlagSet("broker start", flag.ContinueOnError)
+		f.BoolVar(&cfg.TLS, "tls", false, "")
+		f.StringVar(&cfg.Issuer, "issuer", "", "")
+		f.DurationVar(&cfg.HardEnd, "hard-end", 0, "")
+		ts.Check(f.Parse(args))
+		w.broker = clienttest.Start(cfg)
+		ts.Defer(w.broker.Close)
+		ts.Setenv("RUNENV_BROKER", w.broker.URL)
+		if cfg.TLS {
+			ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.broker.Certificate})
+			ts.Check(os.WriteFile(ts.MkAbs("ca.pem"), ca, 0o600))
+			ts.Setenv("RUNENV_CA_FILE", ts.MkAbs("ca.pem"))
+		}
+	case "next":
+		fault, ok := map[string]clienttest.Fault{"cut": clienttest.Cut, "lose": clienttest.Lose, "stall": clienttest.Stall(make(chan struct{}))}[args[1]]
+		if args[1] == "refuse" {
+			code, err := strconv.Atoi(args[2])
+			ts.Check(err)
+			fault, ok = clienttest.Refuse(code, args[3], ""), true
+		}
+		if !ok {
+			ts.Fatalf("no fault %q", args[1])
+		}
+		w.broker.Next(args[0], fault)
+	case "end-all":
+		w.broker.EndAll(args[0])
+	case "stop":
+		gone := clienttest.Start(clienttest.Config{})
+		gone.Close()
+		ts.Setenv("RUNENV_BROKER", gone.URL)
+	case "sessions":
+		var lines []string
+		for _, s := range w.broker.Sessions() {
+			by := "proof"
+			if s.ByEndToken {
+				by = "end token"
+			}
+			names := []string{}
+			for _, l := range s.Leases {
+				names = append(names, l.Name+"="+l.State)
+			}
+			lines = append(lines, fmt.Sprintf("role %s: ended %q by %s: %s\n", s.Role, s.Ended, by, strings.Join(names, " ")))
+		}
+		slices.Sort(lines)
+		_, err := fmt.Fprint(ts.Stdout(), strings.Join(lines, ""))
+		ts.Check(err)
+	default:
+		ts.Fatalf("no verb %q", verb)
+	}
+}
+
+func (w *world) startIssuer(ts *testscript.TestScript, claims map[string]any) {
+	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.issuer.ServeHTTP(rw, r) }))
+	ts.Defer(srv.Close)
+	issuer, err := devissuer.New(devissuer.Config{URL: srv.URL, Claims: claims})
+	ts.Check(err)
+	w.issuer = issuer
+}
+
+func claimsOf(ts *testscript.TestScript, args []string) map[string]any {
+	claims := map[string]any{}
+	for _, arg := range args {
+		name, value, ok := strings.Cut(arg, "=")
+		if !ok {
+			ts.Fatalf("%q isn't claim=value", arg)
+		}
+		claims[name] = value
+	}
+	return claims
+}
+
+// github [claim=value...]: this script runs as a GitHub job.
+func githubCmd(ts *testscript.TestScript, _ bool, args []string) {
+	w := worldOf(ts)
+	w.startIssuer(ts, claimsOf(ts, args))
+	for _, kv := range w.issuer.Environ() {
+		name, value, _ := strings.Cut(kv, "=")
+		ts.Setenv(name, value)
+	}
+	ts.Setenv("GITHUB_ACTIONS", "true")
+}
+
+// gitlab [claim=value...]: this script runs as a GitLab job. The token is for
+// the broker that runs already.
+func gitlabCmd(ts *testscript.TestScript, _ bool, args []string) {
+	w := worldOf(ts)
+	w.startIssuer(ts, nil)
+	token, err := w.issuer.GitLabToken(ts.Getenv("RUNENV_BROKER"), claimsOf(ts, args))
+	ts.Check(err)
+	ts.Setenv("RUNENV_ID_TOKEN", token)
+	ts.Setenv("GITLAB_CI", "true")
+}
+
+// status N COMMAND...: like exec, for an exact exit status.
+func statusCmd(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+// await file NAME | text NAME TEXT | call ROUTE | watching | ended: waits for
+// what another process brings about.
+func awaitCmd(ts *testscript.TestScript, _ bool, args []string) {
+	w := worldOf(ts)
+	var done func() bool
+	switch args[0] {
+	case "file":
+		done = func() bool { _, err := os.Stat(ts.MkAbs(args[1])); return err == nil }
+	case "text":
+		done = func() bool {
+			content, err := os.ReadFile(ts.MkAbs(args[1]))
+			return err == nil && bytes.Contains(content, []byte(args[2]))
+		}
+	case "call":
+		done = func() bool { return w.broker.Count(args[1]) > 0 }
+	case "watching":
+		done = func() bool {
+			for _, s := range w.broker.Sessions() {
+				if s.Watching > 0 {
+					return true
+				}
+			}
+			return false
+		}
+	case "ended":
+		done = func() bool {
+			for _, s := range w.broker.Sessions() {
+				if s.Ended == "" {
+					return false
+				}
+			}
+			return true
+		}
+	default:
+		ts.Fatalf("nothing called %q can be awaited", args[0])
+	}
+	tick, limit := time.NewTicker(2*time.Millisecond), time.NewTimer(30*time.Second)
+	defer tick.Stop()
+	defer limit.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			ts.Fatalf("%v: waited for 30 s", args)
+		}
+	}
+}
+
+// statusof NAME COMMAND... runs a command, hands TERM and INT on to it, and
+// leaves its output and status in NAME.out, NAME.err and NAME.status.
+func statusof() {
+	name := os.Args[1]
+	cmd := exec.Command(os.Args[2], os.Args[3:]...)
+	out, err := os.Create(name + ".out")
+	check(err)
+	errs, err := os.Create(name + ".err")
+	check(err)
+	cmd.Stdout, cmd.Stderr = out, errs
+	signals := notify()
+	check(cmd.Start())
+	check(os.WriteFile(name+".pid", []byte(strconv.Itoa(cmd.Process.Pid)), 0o600))
+	go func() {
+		for s := range signals {
+			check(cmd.Process.Signal(s))
+		}
+	}()
+	_ = cmd.Wait() // its status is what counts
+	check(os.WriteFile(name+".tmp", fmt.Appendln(nil, cmd.ProcessState.ExitCode()), 0o600))
+	check(os.Rename(name+".tmp", name+".status"))
+}
+
+func check(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, filepath.Base(os.Args[0])+":", err)
+		os.Exit(99)
+	}
+}

@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/client"
+	"github.com/runenv/action/internal/guardian"
+)
+
+const (
+	// endTimeout bounds the end of a session: a cancelled GitHub job has
+	// 2.5 s after its SIGTERM.
+	endTimeout = 2 * time.Second
+	// warnAhead is how long before a lease expires a warning comes, or a
+	// tenth of the lease's life if that is less.
+	warnAhead = time.Minute
+)
+
+// held is a session while it is this process's to end.
+type held struct {
+	p        *process
+	session  *client.Session
+	guardian *guardian.Handle // nil if it couldn't be started
+	release  context.CancelFunc
+	kept     chan struct{} // closed once nobody keeps the session alive
+	timers   []*time.Timer
+}
+
+// hold sees to it that the session ends if we are killed, and that it lives
+// until then. It comes before the first lease.
+func (a *app) hold(p *process, s *client.Session, ca []byte) *held {
+	h := &held{p: p, session: s, kept: make(chan struct{})}
+	var err error
+	h.guardian, err = guardian.Start(guardian.Config{SessionURL: s.EndURL(), EndToken: s.EndToken(), CAPEM: a.guardianCA(ca)})
+	if err != nil {
+		p.say.problem("if RunEnv is killed, only missed heartbeats will end the session", err)
+	}
+	p.log.Debug("session open", "session", s.ID(), "hard_end", s.HardEnd())
+	ctx, release := context.WithCancel(context.Background())
+	h.release = release
+	go func() {
+		defer close(h.kept)
+		err := s.KeepAlive(ctx, func(e api.Event) {
+			p.log.Debug("lease renewed by the broker", "lease", e.Lease.Name, "expires", e.Lease.ExpiresAt)
+		})
+		if ended, ok := errors.AsType[*client.EndedError](err); ok {
+			p.say.warning(ended.Error() + "; its leases are no longer good, and the command goes on")
+		}
+	}()
+	return h
+}
+
+// guardianCA is what the guardian is to trust, whose environment is empty.
+func (a *app) guardianCA(ca []byte) []byte {
+	if file := a.env.Getenv("SSL_CERT_FILE"); ca == nil && file != "" {
+		if pem, err := readBounded(file, maxCABytes/2); err == nil {
+			return pem
+		}
+	}
+	return ca
+}
+
+// warnBeforeExpiry tells of what runs out while the command may still run:
+// leases that nobody can renew, and the session itself.
+func (h *held) warnBeforeExpiry(leases []api.Lease, hardEnd time.Time) {
+	for _, l := range leases {
+		if !l.Renewable && !l.ExpiresAt.IsZero() && l.ExpiresAt.Before(hardEnd) {
+			h.warnBefore(l.ExpiresAt, fmt.Sprintf("lease %q expires at %s and can't be renewed", l.Name, at(l.ExpiresAt)))
+		}
+	}
+	h.warnBefore(hardEnd, "the session ends at "+at(hardEnd)+", and its leases with it")
+}
+
+func (h *held) warnBefore(end time.Time, text string) {
+	left := time.Until(end)
+	h.timers = append(h.timers, time.AfterFunc(left-min(warnAhead, left/10), func() { h.p.say.warning(text) }))
+}
+
+// end ends the session. Where that fails the guardian goes on trying, once we
+// are gone.
+func (h *held) end(verbose bool) {
+	h.p.board.connect(h.p.afterChild())
+	for _, t := range h.timers {
+		t.Stop()
+	}
+	h.release()
+	<-h.kept
+	ctx, cancel := context.WithTimeout(h.p.ending, endTimeout)
+	defer cancel()
+	ended, err := h.session.End(ctx)
+	if err != nil {
+		next := "the guardian goes on trying for a minute, then the broker ends it after missed heartbeats"
+		if h.guardian == nil {
+			next = "the broker ends it after missed heartbeats"
+		}
+		h.p.say.problem("the session isn't ended yet ("+next+")", err)
+		return
+	}
+	if h.guardian != nil {
+		if err := h.guardian.Done(); err != nil {
+			h.p.log.Debug("the session is ended, but", "error", err)
+		}
+	}
+	h.p.log.Debug("session ended", "session", h.session.ID())
+	if verbose {
+		for _, l := range ended.Leases {
+			h.p.say.note(fmt.Sprintf("lease %q %s", l.Name, fate(l)))
+		}
+	}
+}
+
+// fate says what became of a lease, and promises nothing that isn't so (P11).
+func fate(l api.Lease) string {
+	expires := "expires by itself"
+	if !l.ExpiresAt.IsZero() {
+		expires = "expires at " + at(l.ExpiresAt)
+	}
+	switch l.State {
+	case "revoked":
+		return "is revoked"
+	case "expired":
+		return "has expired"
+	case "expiring":
+		return "can't be revoked: it " + expires
+	case "disclosed":
+		return "was handed out: its value stays valid"
+	case "irrevocable":
+		return "couldn't be revoked: it " + expires + ", unless the broker gets it revoked before"
+	case "void":
+		return "was never issued"
+	}
+	return "is still being ended by the broker (" + oneLine(l.State) + ")"
+}
+
+func at(t time.Time) string { return t.UTC().Format(time.RFC3339) }

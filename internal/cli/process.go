@@ -1,0 +1,176 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/runenv/action/client"
+	"github.com/runenv/action/internal/backoff"
+	"github.com/runenv/action/internal/proc"
+	"github.com/runenv/action/internal/redact"
+)
+
+// exchangeGrace is what a signal leaves an exchange under way: with its answer
+// the session can be ended, without it the broker waits for heartbeats first.
+const exchangeGrace = time.Second
+
+// process is this process from its first signal to its last: before, while
+// and after its one child runs.
+type process struct {
+	env      Env
+	command  []string
+	log      *slog.Logger
+	say      *printer
+	terminal bool
+	board    switchboard
+	forward  chan os.Signal
+	close    func()
+
+	// starting is done at the first signal that comes before the child,
+	// exchanging a little later, and ending at the second one after it.
+	starting, exchanging, ending context.Context //nolint:containedctx // phases of one run, cancelled by signals
+
+	abort, cutOff, hurry context.CancelCauseFunc
+	opening              atomic.Bool
+}
+
+func (a *app) newProcess(command []string, debug bool) *process {
+	p := &process{
+		env:      a.env,
+		command:  command,
+		log:      a.logger(debug),
+		say:      a.say,
+		terminal: proc.OnTerminal(),
+		forward:  make(chan os.Signal, 64),
+	}
+	p.starting, p.abort = context.WithCancelCause(context.Background())
+	p.exchanging, p.cutOff = context.WithCancelCause(context.Background())
+	p.ending, p.hurry = context.WithCancelCause(context.Background())
+	p.board.connect(p.beforeChild)
+	signals, stop := proc.Notify(p.terminal)
+	done := make(chan struct{})
+	go p.board.serve(signals, done)
+	p.close = func() {
+		stop()
+		close(done)
+		p.abort(nil)
+		p.cutOff(nil)
+		p.hurry(nil)
+	}
+	// A killed shell step leaves nobody who wants us; under nohup somebody does.
+	if !signal.Ignored(syscall.SIGHUP) {
+		if err := proc.DieWithParent(); err != nil {
+			p.log.Debug("not dying with the parent", "error", err)
+		}
+	}
+	if err := proc.HardenSelf(); err != nil {
+		p.say.problem("other processes of this user may read RunEnv's memory", err)
+	}
+	return p
+}
+
+func (p *process) beforeChild(sig os.Signal) {
+	cause := &signalError{sig}
+	switch {
+	case !ends(sig):
+	case p.starting.Err() == nil:
+		p.abort(cause)
+		time.AfterFunc(exchangeGrace, func() { p.cutOff(cause) })
+	default:
+		p.cutOff(cause)
+	}
+}
+
+func (p *process) whileChild(sig os.Signal) {
+	select {
+	case p.forward <- sig:
+	default: // 64 wait already: it is the same signal again
+	}
+}
+
+// afterChild returns what is to be done with signals while cleaning up.
+func (p *process) afterChild() func(os.Signal) {
+	signals := 0
+	return func(sig os.Signal) {
+		if signals++; ends(sig) && signals > 1 {
+			p.hurry(&signalError{sig})
+		}
+	}
+}
+
+// wait waits for the client; while a session is being opened, a signal ends it.
+func (p *process) wait(ctx context.Context, d time.Duration) error {
+	if !p.opening.Load() {
+		return backoff.Wait(ctx, d)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(p.starting, func() { cancel(context.Cause(p.starting)) })()
+	return backoff.Wait(ctx, d)
+}
+
+// open makes the exchange.
+func (p *process) open(c *client.Client, role string) (*client.Session, error) {
+	p.opening.Store(true)
+	defer p.opening.Store(false)
+	s, err := c.Exchange(p.exchanging, role)
+	if err != nil {
+		return nil, p.orSignal(err)
+	}
+	return s, nil
+}
+
+// orSignal is err, or the signal that is to blame for it.
+func (p *process) orSignal(err error) error {
+	if stopped, ok := errors.AsType[*signalError](context.Cause(p.starting)); ok {
+		return stopped
+	}
+	return err
+}
+
+// child runs the command and returns its status. A nil redactor hands the
+// output through untouched.
+func (p *process) child(environ []string, redactor *redact.Redactor) (int, error) {
+	p.board.connect(p.whileChild)
+	if err := p.orSignal(nil); err != nil {
+		return 0, err
+	}
+	var stdout, stderr io.Writer = p.env.Stdout, p.env.Stderr
+	flush := func() error { return nil }
+	if redactor != nil {
+		out, errs := redactor.Writer(p.env.Stdout), redactor.Writer(p.env.Stderr)
+		stdout, stderr = out, errs
+		flush = func() error { return errors.Join(out.Close(), errs.Close()) }
+	}
+	status, err := proc.Run(context.Background(), proc.Config{
+		Args:     p.command,
+		Env:      environ,
+		Stdin:    p.env.Stdin,
+		Stdout:   stdout,
+		Stderr:   stderr,
+		Signals:  p.forward,
+		Terminal: p.terminal,
+		Adopt:    true,
+		OnStart:  func(pid int) { p.log.Debug("the command runs", "pid", pid) },
+	})
+	if _, ok := errors.AsType[*proc.StartError](err); ok {
+		return 0, err
+	}
+	if ferr := flush(); err == nil && ferr != nil && !errors.Is(ferr, syscall.EPIPE) {
+		err = fmt.Errorf("passing on the command's output: %w", ferr)
+	}
+	p.log.Debug("the command has ended", "status", status.Code())
+	if err != nil && status.Code() != 0 {
+		p.say.problem("the command's output may be cut off", err)
+		err = nil
+	}
+	return status.Code(), err
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,6 +22,8 @@ var systemModes = map[string]func() int{
 	"adopt":    adoptMode,
 	"wrap":     wrapMode,
 	"tty":      ttyMode,
+	"notify":   notifyMode,
+	"pipe":     pipeMode,
 	"harden":   hardenMode,
 	"parent":   parentMode,
 	"follower": followerMode,
@@ -151,7 +154,6 @@ func TestControlCLeavesTheWrapperAlive(t *testing.T) {
 	}
 	out.want("got 2")
 	// The wrapper survived the INT, and passes TERM on.
-
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -160,6 +162,69 @@ func TestControlCLeavesTheWrapperAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // killed, as intended
+}
+
+// notifyMode is a wrapper without a terminal.
+func notifyMode() int {
+	signals, stop := proc.Notify(false)
+	defer stop()
+	return wrap(proc.Config{Args: []string{osExecutable()}, Env: env(modeVar + "=relay-int"), Signals: signals})
+}
+
+// What the runner sends to the wrapper alone arrives at the command.
+func TestSignalsToTheWrapper(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command(self(t))
+	out := newLines(t)
+	cmd.Env, cmd.Stdout, cmd.Stderr = env(modeVar+"=notify"), out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.want("ready")
+	for _, s := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		if err := cmd.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+		out.want(fmt.Sprint("got ", int(s)))
+	}
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil { // ends the child
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(syscall.SIGHUP) {
+		t.Errorf("the wrapper ended with %v, want exit status %d", err, 128+int(syscall.SIGHUP))
+	}
+}
+
+// pipeMode has an output that nobody reads.
+func pipeMode() int {
+	signals, stop := proc.Notify(false)
+	defer stop()
+	status, err := proc.Run(context.Background(), proc.Config{
+		Args: []string{"/bin/sh", "-c", "while :; do echo y; done"}, Stdout: struct{ io.Writer }{os.Stdout}, Signals: signals,
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return status.Code()
+}
+
+func TestClosedPipeLeavesTheWrapperAlive(t *testing.T) {
+	t.Parallel()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close()
+	cmd := exec.Command(self(t))
+	cmd.Env, cmd.Stdout, cmd.Stderr = env(modeVar+"=pipe"), w, os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(syscall.SIGPIPE) {
+		t.Errorf("the wrapper ended with %v, want exit status %d", err, 128+int(syscall.SIGPIPE))
+	}
 }
 
 func pty(t *testing.T) (master, slave *os.File) {

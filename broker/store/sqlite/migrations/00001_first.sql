@@ -125,6 +125,4 @@ CREATE TABLE tiles (
 	PRIMARY KEY (l, n)
 ) STRICT;
 
--- 1380275541 is "RENU" in ASCII.
-PRAGMA application_id = 1380275541;
 PRAGMA user_version = 1;

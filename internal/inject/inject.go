@@ -1,0 +1,146 @@
+// Package inject makes the environment of a command that gets leases.
+//
+// The command inherits its caller's environment with its leased variables in
+// it, and without what could get it more than those: the CI's token-request
+// variables and RunEnv's own. A leased variable never has a name by which a
+// shell, a language's runtime, a dynamic linker, git or the CI's runner would
+// run code or change what runs: see [CheckName].
+//
+// Errors name variable and lease, never a value.
+package inject
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/runenv/action/secret"
+)
+
+const (
+	// MaxStringBytes bounds NAME=value: Linux takes 131,072 bytes with the
+	// final NUL.
+	MaxStringBytes = 128<<10 - 1
+	// MaxTotalBytes bounds the environment. Linux shares a quarter of the
+	// stack limit, 2 MiB as a rule, between environment and arguments, each
+	// string with its pointer; macOS has 1 MiB for both.
+	MaxTotalBytes = 1<<20 - 128<<10
+	pointerBytes  = 8
+)
+
+// A Var is one leased variable.
+type Var struct {
+	Name  string
+	Value secret.Value
+	Lease string
+}
+
+// Options change what the command inherits.
+type Options struct {
+	// PassCIToken leaves in the variables by which the command could get the
+	// job's token, and so more leases.
+	PassCIToken bool
+}
+
+// withheld are the variables that could get the command more than its leases.
+var withheld = []string{
+	"ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL",
+	"RUNENV_BROKER", "RUNENV_ID_TOKEN", "RUNENV_ID_TOKEN_FILE",
+}
+
+// An Error says which variable can't be set. It has the cure as a hint.
+type Error struct {
+	Name   string // the variable's
+	Lease  string // the lease that sets it; "" from [CheckName]
+	reason string
+	hint   string
+}
+
+func (e *Error) Error() string {
+	if e.Lease == "" {
+		return fmt.Sprintf("variable %q: %s", e.Name, e.reason)
+	}
+	return fmt.Sprintf("variable %q of lease %q: %s", e.Name, e.Lease, e.reason)
+}
+
+// Hint names the cure.
+func (e *Error) Hint() string { return e.hint }
+
+// Environ returns the environment of the command: base, in its order, without
+// what is withheld and without doubles (the last counts), then vars. A leased
+// variable takes the place of an inherited one.
+func Environ(base []string, vars []Var, opt Options) ([]string, error) {
+	leased := make(map[string]string, len(vars))
+	for _, v := range vars {
+		if err := check(v); err != nil {
+			return nil, err
+		}
+		if other, ok := leased[v.Name]; ok {
+			return nil, &Error{v.Name, v.Lease, fmt.Sprintf("lease %q sets it too", other),
+				"take one of the two leases, or map one to another variable in the broker's file"}
+		}
+		leased[v.Name] = v.Lease
+	}
+	out := inherited(base, leased, opt)
+	total := 0
+	for _, kv := range out {
+		total += len(kv) + 1 + pointerBytes
+	}
+	before := total
+	for _, v := range vars {
+		total += len(v.Name) + 1 + v.Value.Len() + 1 + pointerBytes
+		// A base that is too large by itself is for the system to refuse.
+		if total > MaxTotalBytes && before <= MaxTotalBytes {
+			return nil, &Error{v.Name, v.Lease, fmt.Sprintf("the environment would hold more than %d bytes", MaxTotalBytes),
+				"take fewer or smaller leases for this command"}
+		}
+		out = append(out, v.Name+"="+string(v.Value.Reveal()))
+	}
+	return out, nil
+}
+
+// inherited filters base, from its end: so the last of doubles is seen first.
+func inherited(base []string, leased map[string]string, opt Options) []string {
+	out := make([]string, 0, len(base)+len(leased))
+	seen := make(map[string]bool, len(base))
+	for _, kv := range slices.Backward(base) {
+		name := nameOf(kv)
+		if name == "" || seen[name] {
+			continue
+		}
+		seen[name] = true
+		if _, ok := leased[name]; ok || !opt.PassCIToken && slices.Contains(withheld, name) {
+			continue
+		}
+		out = append(out, kv)
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// nameOf gives "" for what is no setting. Windows keeps each drive's directory
+// in a variable such as "=C:".
+func nameOf(kv string) string {
+	i := strings.IndexByte(kv, '=')
+	if i == 0 {
+		if j := strings.IndexByte(kv[1:], '='); j > 0 {
+			return kv[:1+j]
+		}
+	}
+	return kv[:max(i, 0)]
+}
+
+func check(v Var) error {
+	if err := checkName(v.Name, v.Lease); err != nil {
+		return err
+	}
+	if bytes.IndexByte(v.Value.Reveal(), 0) >= 0 {
+		return &Error{v.Name, v.Lease, "its value holds a NUL byte, which no environment can", "have the lease encode it, in base64 say"}
+	}
+	if n := len(v.Name) + 1 + v.Value.Len(); n > MaxStringBytes {
+		return &Error{v.Name, v.Lease, fmt.Sprintf("its %d bytes are more than the %d that one variable can hold", n, MaxStringBytes),
+			"so large a value can't be leased into the environment"}
+	}
+	return nil
+}

@@ -229,7 +229,8 @@ type rig struct {
 	broker *broker.Broker
 	server *httptest.Server
 	http   *http.Client
-	url    string
+	url    string // the broker's
+	base   string // where its server listens
 	file   *config.File
 	log    *buffer
 	stop   func() // ends the broker's own work
@@ -239,6 +240,7 @@ type rig struct {
 }
 
 type settings struct {
+	url  string                          // if not where the server listens
 	file string                          // the broker's, if not brokerFile
 	path string                          // of the store, if not in memory
 	wrap func(http.Handler) http.Handler // around the broker's handler
@@ -262,7 +264,10 @@ func newRig(t testing.TB, change ...func(*settings)) *rig {
 	r.github.SetNow(set.now)
 	r.gitlab.SetNow(set.now)
 	r.server = httptest.NewUnstartedServer(nil)
-	r.url = "http://" + r.server.Listener.Addr().String()
+	r.base = "http://" + r.server.Listener.Addr().String()
+	if r.url = set.url; r.url == "" {
+		r.url = r.base
+	}
 	r.vault.Roles["runenv-prod"] = vaulttest.Role{Subject: "runenv:role:prod", Audience: r.vault.URL}
 	r.vault.Mount("database", "database", vaulttest.Database(15*time.Minute))
 
@@ -550,7 +555,7 @@ func (r *rig) send(method, path, body string, options ...option) answer {
 }
 
 func (r *rig) try(ctx context.Context, method, path, body string, options ...option) (answer, error) {
-	req, err := http.NewRequestWithContext(ctx, method, r.url+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, r.base+path, strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
 	}

@@ -120,6 +120,9 @@ func (l *Log) loadKey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := verifier(public); err != nil {
+		return fmt.Errorf("the origin %q can't name a log: %w", l.cfg.Origin, err)
+	}
 	fresh := store.Key{Purpose: keyPurpose, ID: keyPurpose + "-" + rand.Text(), Algorithm: "ed25519", Public: []byte(public)}
 	fresh.Sealed, err = seal.Seal(ctx, l.cfg.Sealer, place(fresh.ID), []byte(private))
 	if err != nil {

@@ -46,7 +46,7 @@ e2e: build $(VAULT) ## only the end-to-end tests
 	@pg=$$(sh scripts/need.sh postgres postgresql '/usr/lib/postgresql/*/bin') && \
 	buildah=$$(sh scripts/need.sh buildah buildah) && \
 	cd e2e && RUNENV_E2E_VAULT='$(VAULT)' RUNENV_E2E_POSTGRES="$${pg%/*}" RUNENV_E2E_BUILDAH="$$buildah" RUNENV_E2E_BIN='$(CURDIR)/bin' \
-		go test $(RACE) -count=1 -timeout=20m -v ./...
+		go test $(RACE) -count=1 -parallel=8 -timeout=20m -v ./...
 
 lint: $(LINTERS)/golangci-lint $(LINTERS)/actionlint ## gofmt, go vet, golangci-lint and actionlint
 	@$(MAKE) check

@@ -105,14 +105,15 @@ func Start(cfg Config) *Broker {
 	mux.HandleFunc("GET "+api.PathWatch, b.session(b.watch))
 	mux.HandleFunc("DELETE "+api.PathSession, b.end)
 	b.srv = httptest.NewUnstartedServer(b.faulty(mux))
+	b.URL = "http://" + b.srv.Listener.Addr().String()
 	if cfg.TLS {
+		b.URL = "https" + strings.TrimPrefix(b.URL, "http")
 		b.srv.EnableHTTP2 = true
 		b.srv.StartTLS()
 		b.Certificate = b.srv.Certificate().Raw
 	} else {
 		b.srv.Start()
 	}
-	b.URL = b.srv.URL
 	return b
 }
 

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,7 +41,9 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			env.Values[worldKey{}] = &world{}
+			// Else the race detector keeps each process for a second at its end.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Values[worldKey{}] = &world{before: map[string]int{}}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -49,6 +52,7 @@ func TestScripts(t *testing.T) {
 			"gitlab": gitlabCmd,
 			"status": statusCmd,
 			"await":  awaitCmd,
+			"signal": signalCmd,
 		},
 	})
 }
@@ -57,6 +61,8 @@ func TestScripts(t *testing.T) {
 type world struct {
 	broker *clienttest.Broker
 	issuer *devissuer.Issuer
+	before map[string]int // calls of a route when it last got a fault
+	held   chan struct{}  // closed to let a held call pass
 }
 
 type worldKey struct{}
@@ -95,7 +101,9 @@ func roles() map[string][]api.Lease {
 
 // broker start [-tls] [-issuer URL] [-hard-end D]: a fake for this script,
 // named in RUNENV_BROKER (and RUNENV_CA_FILE)
-// broker next ROUTE FAULT [ARGUMENT...]: refuse STATUS CODE, cut, lose, stall
+// broker next ROUTE FAULT [ARGUMENT...]: refuse STATUS CODE [RETRY-AFTER], cut,
+// lose, stall, hold
+// broker release: serves the call that is held
 // broker end-all REASON
 // broker stop
 // broker sessions: prints a line for each
@@ -122,15 +130,26 @@ func brokerCmd(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	case "next":
 		fault, ok := map[string]clienttest.Fault{"cut": clienttest.Cut, "lose": clienttest.Lose, "stall": clienttest.Stall(make(chan struct{}))}[args[1]]
-		if args[1] == "refuse" {
+		switch args[1] {
+		case "hold":
+			held := make(chan struct{})
+			w.held = held
+			fault, ok = func(rw http.ResponseWriter, r *http.Request, serve http.Handler) {
+				<-held
+				serve.ServeHTTP(rw, r)
+			}, true
+		case "refuse":
 			code, err := strconv.Atoi(args[2])
 			ts.Check(err)
-			fault, ok = clienttest.Refuse(code, args[3], ""), true
+			fault, ok = clienttest.Refuse(code, args[3], strings.Join(args[4:], "")), true
 		}
 		if !ok {
 			ts.Fatalf("no fault %q", args[1])
 		}
+		w.before[args[0]] = w.broker.Count(args[0])
 		w.broker.Next(args[0], fault)
+	case "release":
+		close(w.held)
 	case "end-all":
 		w.broker.EndAll(args[0])
 	case "stop":
@@ -159,10 +178,12 @@ func brokerCmd(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func (w *world) startIssuer(ts *testscript.TestScript, claims map[string]any) {
-	srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { w.issuer.ServeHTTP(rw, r) }))
-	ts.Defer(srv.Close)
-	issuer, err := devissuer.New(devissuer.Config{URL: srv.URL, Claims: claims})
+	srv := httptest.NewUnstartedServer(nil)
+	issuer, err := devissuer.New(devissuer.Config{URL: "http://" + srv.Listener.Addr().String(), Claims: claims})
 	ts.Check(err)
+	srv.Config.Handler = issuer
+	srv.Start()
+	ts.Defer(srv.Close)
 	w.issuer = issuer
 }
 
@@ -218,7 +239,7 @@ func statusCmd(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // await file NAME | text NAME TEXT | call ROUTE | watching | ended: waits for
-// what another process brings about.
+// what another process brings about; for a call after the route's last fault.
 func awaitCmd(ts *testscript.TestScript, _ bool, args []string) {
 	w := worldOf(ts)
 	var done func() bool
@@ -231,7 +252,7 @@ func awaitCmd(ts *testscript.TestScript, _ bool, args []string) {
 			return err == nil && bytes.Contains(content, []byte(args[2]))
 		}
 	case "call":
-		done = func() bool { return w.broker.Count(args[1]) > 0 }
+		done = func() bool { return w.broker.Count(args[1]) > w.before[args[1]] }
 	case "watching":
 		done = func() bool {
 			for _, s := range w.broker.Sessions() {
@@ -265,8 +286,21 @@ func awaitCmd(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// statusof NAME COMMAND... runs a command, hands TERM and INT on to it, and
-// leaves its output and status in NAME.out, NAME.err and NAME.status.
+// signal INT|TERM|KILL NAME: to the command that statusof NAME runs.
+func signalCmd(ts *testscript.TestScript, _ bool, args []string) {
+	sig, ok := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}[args[0]]
+	if !ok {
+		ts.Fatalf("no signal %q", args[0])
+	}
+	pid, err := strconv.Atoi(ts.ReadFile(args[1] + ".pid"))
+	ts.Check(err)
+	process, err := os.FindProcess(pid)
+	ts.Check(err)
+	ts.Check(process.Signal(sig))
+}
+
+// statusof NAME COMMAND... runs a command, and leaves its process id, output
+// and status in NAME.pid, NAME.out, NAME.err and NAME.status.
 func statusof() {
 	name := os.Args[1]
 	cmd := exec.Command(os.Args[2], os.Args[3:]...)
@@ -275,17 +309,16 @@ func statusof() {
 	errs, err := os.Create(name + ".err")
 	check(err)
 	cmd.Stdout, cmd.Stderr = out, errs
-	signals := notify()
 	check(cmd.Start())
-	check(os.WriteFile(name+".pid", []byte(strconv.Itoa(cmd.Process.Pid)), 0o600))
-	go func() {
-		for s := range signals {
-			check(cmd.Process.Signal(s))
-		}
-	}()
+	leave(name+".pid", strconv.Itoa(cmd.Process.Pid))
 	_ = cmd.Wait() // its status is what counts
-	check(os.WriteFile(name+".tmp", fmt.Appendln(nil, cmd.ProcessState.ExitCode()), 0o600))
-	check(os.Rename(name+".tmp", name+".status"))
+	leave(name+".status", fmt.Sprintln(cmd.ProcessState.ExitCode()))
+}
+
+// leave makes a file that is whole from its first moment.
+func leave(name, content string) {
+	check(os.WriteFile(name+".tmp", []byte(content), 0o600))
+	check(os.Rename(name+".tmp", name))
 }
 
 func check(err error) {

@@ -83,6 +83,7 @@ func (p *process) beforeChild(sig os.Signal) {
 	case !ends(sig):
 	case p.starting.Err() == nil:
 		p.abort(cause)
+		p.log.Debug("ending before the command began", "signal", sig.String())
 		time.AfterFunc(exchangeGrace, func() { p.cutOff(cause) })
 	default:
 		p.cutOff(cause)

@@ -122,7 +122,8 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// failing is a store of which single verbs can be made to fail.
+// failing is a store of which single verbs can be made to fail, and Heartbeat
+// to panic.
 type failing struct {
 	store.Store
 	mu    sync.Mutex
@@ -173,6 +174,13 @@ func (f *failing) Advance(ctx context.Context, now time.Time, changes []store.Ch
 		return nil, err
 	}
 	return f.Store.Advance(ctx, now, changes)
+}
+
+func (f *failing) Heartbeat(ctx context.Context, now time.Time, id string) (time.Time, error) {
+	if err := f.err("Heartbeat"); err != nil {
+		panic(canary + err.Error())
+	}
+	return f.Store.Heartbeat(ctx, now, id)
 }
 
 func (f *failing) Ready(ctx context.Context) error {
@@ -226,6 +234,7 @@ type rig struct {
 	odd    *odd
 	sqlite *sqlite.Store
 	store  *failing
+	own    *issuer.Issuer
 	broker *broker.Broker
 	server *httptest.Server
 	http   *http.Client
@@ -283,14 +292,14 @@ func newRig(t testing.TB, change ...func(*settings)) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := issuer.Open(t.Context(), issuer.Config{URL: r.url, BrokerURL: r.url, Keys: r.store, Sealer: sealer, Now: set.now})
+	r.own, err = issuer.Open(t.Context(), issuer.Config{URL: r.url, BrokerURL: r.url, Keys: r.store, Sealer: sealer, Now: set.now})
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.file = r.parse(set.file)
 	open := r.openProviders(set.now, log)
 	r.broker, err = broker.New(broker.Config{
-		URL: r.url, Version: "test", Store: r.store, Sealer: sealer, Audit: auditLog, Issuer: own,
+		URL: r.url, Version: "test", Store: r.store, Sealer: sealer, Audit: auditLog, Issuer: r.own,
 		Provider: func(name string) (providers.Provider, bool) { p, ok := open[name]; return p, ok },
 		Rules:    &broker.Rules{Policy: r.file.Compiled, Definitions: r.definitions(r.file, open), Verifier: r.verifier(set.now, log)},
 		Now:      set.now, Log: log,

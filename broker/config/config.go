@@ -122,7 +122,7 @@ type Lease struct {
 	Name     string
 	Provider string
 	Env      []EnvVar      // at least one, in the file's order
-	TTL      time.Duration // 15m, or MaxTTL if that is less, if absent
+	TTL      time.Duration // zero if absent: the lease engine's default
 	MaxTTL   time.Duration // 24h if absent
 
 	// Decode is as in [Provider].

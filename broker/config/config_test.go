@@ -52,7 +52,7 @@ func TestExample(t *testing.T) {
 				Env: []config.EnvVar{{Name: "DB_USER", Field: "username", Mask: true}, {Name: "DB_PASSWORD", Field: "password", Mask: true}},
 			},
 			{
-				Name: "npm", Provider: "vault", TTL: 15 * time.Minute, MaxTTL: 24 * time.Hour,
+				Name: "npm", Provider: "vault", MaxTTL: 24 * time.Hour,
 				Env: []config.EnvVar{{Name: "NPM_TOKEN", Field: "token", Mask: true}, {Name: "NPM_REGISTRY", Field: "url"}},
 			},
 		},
@@ -147,7 +147,7 @@ func TestDev(t *testing.T) {
 		t.Errorf("values = %q", got)
 	}
 	lease := file.Leases[0]
-	if lease.TTL != 5*time.Minute || *lease.Env[0].Default != "none" || !lease.Env[1].Optional {
+	if lease.TTL != 0 || *lease.Env[0].Default != "none" || !lease.Env[1].Optional {
 		t.Errorf("lease = %+v", lease)
 	}
 

@@ -31,11 +31,9 @@ const (
 	// maxProblems bounds how many problems are reported.
 	maxProblems = 100
 
-	// maxTTL bounds the life of a lease; defaultTTL stands where none is
-	// written.
-	maxTTL     = 24 * time.Hour
-	minTTL     = time.Second
-	defaultTTL = 15 * time.Minute
+	// maxTTL bounds the life of a lease.
+	maxTTL = 24 * time.Hour
+	minTTL = time.Second
 
 	// sealBytes is the length of the key under `seal`.
 	sealBytes = 32
@@ -463,13 +461,10 @@ func (l *loader) addLease(e *entry[rawLease]) {
 	if lease.MaxTTL == 0 {
 		lease.MaxTTL = maxTTL
 	}
-	if lease.TTL == 0 {
-		lease.TTL = min(defaultTTL, lease.MaxTTL)
-	}
 	switch {
 	case lease.MaxTTL < minTTL || lease.MaxTTL > maxTTL:
 		l.add(e.name.Pos, e.path+".max_ttl", fmt.Sprintf("not within %v and %v", minTTL, maxTTL), "")
-	case lease.TTL < minTTL || lease.TTL > lease.MaxTTL:
+	case lease.TTL != 0 && (lease.TTL < minTTL || lease.TTL > lease.MaxTTL):
 		l.add(e.name.Pos, e.path+".ttl", fmt.Sprintf("not within %v and max_ttl", minTTL), "")
 	}
 	l.file.Leases = append(l.file.Leases, lease)

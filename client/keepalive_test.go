@@ -59,7 +59,7 @@ func keep(t *testing.T, cfg clienttest.Config) *kept {
 }
 
 // start returns once the stream is open.
-func (k *kept) start(t *testing.T, ctx context.Context) { //nolint:revive // a test helper begins with t
+func (k *kept) start(ctx context.Context, t *testing.T) {
 	t.Helper()
 	if _, err := k.session.Lease(ctx); err != nil {
 		t.Fatal(err)
@@ -92,7 +92,7 @@ func TestHeartbeatsFollowTheBrokersInterval(t *testing.T) {
 	t.Parallel()
 	k := keep(t, clienttest.Config{HeartbeatSeconds: 20})
 	ctx, cancel := context.WithCancel(t.Context())
-	k.start(t, ctx)
+	k.start(ctx, t)
 	seen := map[time.Duration]bool{}
 	for range 10 {
 		d := <-k.waiting
@@ -122,7 +122,7 @@ func TestBrokenStreamIsFollowedByAHeartbeat(t *testing.T) {
 	k := keep(t, clienttest.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	k.start(t, ctx)
+	k.start(ctx, t)
 	<-k.waiting // the heartbeats' first
 	k.CutWatches()
 	until(t, func() bool { return k.Sessions()[k.session.ID()].Heartbeats == 1 })
@@ -141,7 +141,7 @@ func TestRenewalsAreTold(t *testing.T) {
 	k := keep(t, clienttest.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	k.start(t, ctx)
+	k.start(ctx, t)
 	expires := time.Now().Add(2 * time.Hour)
 	k.Renewed("db", expires)
 	if e := <-k.events; e.Event != api.EventRenewed || e.Lease.Name != "db" || !e.Lease.ExpiresAt.Equal(expires) {
@@ -165,7 +165,7 @@ func TestBrokerEndsTheSession(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := keep(t, clienttest.Config{})
-			k.start(t, t.Context())
+			k.start(t.Context(), t)
 			<-k.waiting
 			by(k)
 			err := <-k.ended
@@ -184,7 +184,7 @@ func TestHeartbeatFailuresAreTriedSooner(t *testing.T) {
 	k := keep(t, clienttest.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	k.start(t, ctx)
+	k.start(ctx, t)
 	k.Next("POST "+api.PathHeartbeat, clienttest.Cut,
 		clienttest.Refuse(http.StatusServiceUnavailable, api.CodeTemporarily, ""),
 		clienttest.Refuse(http.StatusUnauthorized, api.CodeInvalidDPoP, ""),

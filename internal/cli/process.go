@@ -36,7 +36,7 @@ type process struct {
 
 	// starting is done at the first signal that comes before the child,
 	// exchanging a little later, and ending at the second one after it.
-	starting, exchanging, ending context.Context //nolint:containedctx // phases of one run, cancelled by signals
+	starting, exchanging, ending context.Context
 
 	abort, cutOff, hurry context.CancelCauseFunc
 	opening              atomic.Bool

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -157,6 +159,13 @@ func readFile(dir string) (settings, error) {
 // leases. Errors say where, and show nothing of the file.
 func parseFile(content []byte) (settings, error) {
 	var s settings
+	// The parser lets control characters pass, and drops some.
+	text := string(content)
+	if i := strings.IndexFunc(text, func(r rune) bool {
+		return r == utf8.RuneError || unicode.IsControl(r) && r != '\t' && r != '\n' && r != '\r'
+	}); i >= 0 {
+		return s, badFile(1+strings.Count(text[:i], "\n"), "a character that isn't text")
+	}
 	file, err := parser.ParseBytes(content, 0)
 	if err != nil {
 		line := 0

@@ -75,7 +75,8 @@ func (e *Engine) EndLease(ctx context.Context, row store.Lease, request string, 
 	done := make(chan struct{})
 	e.work.Go(func() {
 		defer close(done)
-		e.drain(ctx)
+		_, wait := e.drain(ctx)
+		wait()
 	})
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

@@ -253,6 +253,26 @@ func TestT15LongFailureBecomesIrrevocable(t *testing.T) {
 	}
 }
 
+func TestEndLease(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	s := r.session()
+	issued, err := r.engine.Issue(t.Context(), r.request(s, r.def("a", providers.Revocable), r.def("b", providers.Revocable)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, err := r.engine.EndLease(t.Context(), issued[0].Lease, "r-2", time.Minute)
+	if err != nil || row.State != store.Revoked {
+		t.Errorf("EndLease() = %s, %v, want revoked", row.State, err)
+	}
+	if got, want := r.states(s), "a=revoked b=active login=active"; got != want {
+		t.Errorf("rows = %q, want %q", got, want)
+	}
+	if _, err := r.engine.EndLease(t.Context(), row, "r-3", time.Minute); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("EndLease() again = %v, want ErrConflict", err)
+	}
+}
+
 func TestEndsWithLoginOnly(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

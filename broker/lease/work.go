@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/runenv/action/broker/store"
@@ -76,19 +77,19 @@ func (e *Engine) pass(ctx context.Context) (busy bool) {
 			return false
 		}
 	}
-	n := e.drain(ctx)
+	n, _ := e.drain(ctx)
 	return len(due) == claimRows || n == claimRows
 }
 
-// drain does the leases that are due and returns how many there were. It
-// waits for the back ends: rows of one slow provider hold up only their own
-// operation's share, since claims are spread over the providers.
-func (e *Engine) drain(ctx context.Context) int {
+// drain begins work on the leases that are due and returns how many there
+// were. wait waits for the back ends; claims are spread over the providers, so
+// that a slow one holds up only its own share.
+func (e *Engine) drain(ctx context.Context) (n int, wait func()) {
 	now := e.cfg.Now()
 	rows, err := e.cfg.Store.Claim(ctx, now, e.op(), claimRows, claimPerProvider, now.Add(claimFor))
 	if err != nil {
 		e.complain(ctx, "looking for leases that are due", err)
-		return 0
+		return 0, func() {}
 	}
 	type group struct{ session, provider string }
 	groups := map[group][]store.Lease{}
@@ -96,15 +97,18 @@ func (e *Engine) drain(ctx context.Context) int {
 		g := group{row.Session, row.Provider}
 		groups[g] = append(groups[g], row)
 	}
+	var begun sync.WaitGroup
 	for g, rows := range groups {
+		begun.Add(1)
 		e.work.Go(func() {
+			defer begun.Done()
 			work, cancel := context.WithTimeout(context.WithoutCancel(ctx), claimFor)
 			defer cancel()
 			e.due(work, g.session, rows)
 			e.Wake()
 		})
 	}
-	return len(rows)
+	return len(rows), begun.Wait
 }
 
 func (e *Engine) complain(ctx context.Context, what string, err error) {

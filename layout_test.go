@@ -57,7 +57,7 @@ var arrows = []arrow{
 	{"providers/static", []string{"providers", "secret"}},
 	{"providers/vault/vaulttest", []string{"providers", "providers/providertest", "secret"}},
 	{"providers/vault", []string{"providers", "secret", "github.com/hashicorp/vault/api"}},
-	{"broker/lease", []string{"broker/audit", "broker/seal", "broker/store", "providers", "secret", "golang.org/x/time"}},
+	{"broker/lease", []string{"broker/audit", "broker/seal", "broker/store", "internal/backoff", "providers", "secret"}},
 	{"broker/config", []string{"broker/api", "broker/identity", "broker/policy", "secret", "github.com/goccy/go-yaml"}},
 	{"broker", []string{
 		"broker/api", "broker/audit", "broker/identity", "broker/issuer", "broker/lease", "broker/policy",

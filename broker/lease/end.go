@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/runenv/action/broker/audit"
 	"github.com/runenv/action/broker/store"
+	"github.com/runenv/action/internal/backoff"
 	"github.com/runenv/action/providers"
 	"github.com/runenv/action/secret"
 )
@@ -182,18 +182,13 @@ func (e *Engine) retry(ctx context.Context, c store.Change, row store.Lease, err
 		}
 		e.cfg.Log.ErrorContext(ctx, "a credential can't be revoked", "lease", row.ID, "name", row.Name, "provider", row.Provider, "attempts", c.Attempts, "dies_by", row.DiesBy, "err", err)
 	default:
-		c.To, c.NextAt = store.Revoking, now.Add(backOff(c.Attempts))
+		c.To, c.NextAt = store.Revoking, now.Add(backoff.Delay(c.Attempts, minBackOff, maxBackOff))
 		e.cfg.Log.WarnContext(ctx, "revoking failed", "lease", row.ID, "name", row.Name, "provider", row.Provider, "attempts", c.Attempts, "next", c.NextAt, "err", err)
 	}
 	if !row.DiesBy.IsZero() && c.NextAt.After(row.DiesBy) {
 		c.NextAt = row.DiesBy
 	}
 	return c
-}
-
-func backOff(attempts int) time.Duration {
-	d := min(minBackOff<<min(attempts-1, 16), maxBackOff)
-	return d/2 + rand.N(d/2+1)
 }
 
 // loginHandle is a login of a session as revocations see it.
@@ -330,9 +325,9 @@ func (e *Engine) record(ctx context.Context, changes []store.Change) {
 		e.cfg.Log.ErrorContext(ctx, "recording a transition", "lease", changes[0].Lease, "err", err)
 		return
 	}
-	for i, r := range results {
-		if r != nil && !errors.Is(r, store.ErrConflict) {
-			e.cfg.Log.WarnContext(ctx, "a transition was refused", "lease", changes[i].Lease, "to", changes[i].To, "err", r)
+	for i, c := range changes {
+		if r := results[i]; r != nil && !errors.Is(r, store.ErrConflict) {
+			e.cfg.Log.WarnContext(ctx, "a transition was refused", "lease", c.Lease, "to", c.To, "err", r)
 		}
 	}
 }

@@ -452,9 +452,9 @@ func (e *Engine) advance(ctx context.Context, changes []store.Change) error {
 	if err != nil {
 		return fmt.Errorf("recording a transition: %w", err)
 	}
-	for i, r := range results {
-		if r != nil {
-			return fmt.Errorf("lease %s to %s: %w", changes[i].Lease, changes[i].To, r)
+	for i, c := range changes {
+		if r := results[i]; r != nil {
+			return fmt.Errorf("lease %s to %s: %w", c.Lease, c.To, r)
 		}
 	}
 	return nil

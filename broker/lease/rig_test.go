@@ -32,7 +32,6 @@ type backEnd struct {
 	held    chan string
 	ttl     time.Duration
 	count   int
-	renewed int
 }
 
 func newBackEnd(now func() time.Time) *backEnd {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/runenv/action/broker/store"
+	"github.com/runenv/action/internal/backoff"
 	"github.com/runenv/action/providers"
 	"github.com/runenv/action/secret"
 )
@@ -221,7 +222,7 @@ func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease,
 		e.cfg.Log.WarnContext(ctx, "a lease isn't renewed", "lease", row.ID, "name", row.Name, "expires_at", row.ExpiresAt, "err", err)
 	default:
 		c.Attempts = row.Attempts + 1
-		c.NextAt = earliest(now.Add(backOff(c.Attempts)), row.ExpiresAt, row.EndsAt)
+		c.NextAt = earliest(now.Add(backoff.Delay(c.Attempts, minBackOff, maxBackOff)), row.ExpiresAt, row.EndsAt)
 		c.Entries = []store.Entry{e.entry(kind+"not_renewed", row, "", class(err))}
 		e.cfg.Log.WarnContext(ctx, "renewing failed", "lease", row.ID, "name", row.Name, "attempts", c.Attempts, "err", err)
 	}

@@ -22,16 +22,16 @@ import (
 // needs to stop time or break a call at an exact point; the same engine meets
 // a real Vault end to end.
 type backEnd struct {
-	mu      sync.Mutex
-	now     func() time.Time
-	logins  map[string]bool
-	creds   map[string]string // credential -> its login
-	log     []string
-	fail    map[string]error // call or "call name" -> error
-	hold    map[string]chan struct{}
-	held    chan string
-	ttl     time.Duration
-	count   int
+	mu     sync.Mutex
+	now    func() time.Time
+	logins map[string]bool
+	creds  map[string]string // credential -> its login
+	log    []string
+	fail   map[string]error // call or "call name" -> error
+	hold   map[string]chan struct{}
+	held   chan string
+	ttl    time.Duration
+	count  int
 }
 
 func newBackEnd(now func() time.Time) *backEnd {

@@ -38,10 +38,6 @@ const (
 	// maxGrowth bounds the entries that one checkpoint adds.
 	maxGrowth = 2048
 
-	// maxConflicts bounds how often a growth gives way to another replica's
-	// before it waits for its next turn.
-	maxConflicts = 16
-
 	// maxPause bounds the wait after failures.
 	maxPause = 30 * time.Second
 
@@ -227,13 +223,17 @@ func (l *Log) Run(ctx context.Context) error {
 func (l *Log) Flush(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for conflicts := 0; ; {
+	for {
 		grown, err := l.grow(ctx)
 		switch {
-		case errors.Is(err, store.ErrConflict) && conflicts < maxConflicts:
-			conflicts++
+		case errors.Is(err, store.ErrConflict):
+			// Another sequencer was faster: then the log has grown by it.
+			size := l.tree.N
 			if err := l.reload(ctx); err != nil {
 				return fmt.Errorf("following another sequencer: %w", err)
+			}
+			if l.tree.N == size {
+				return fmt.Errorf("continuing the audit log: %w, though it hasn't grown", err)
 			}
 		case err != nil:
 			return fmt.Errorf("continuing the audit log: %w", err)

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"github.com/runenv/action/broker/audit"
 	"github.com/runenv/action/broker/store"
 )
@@ -107,7 +109,7 @@ func TestT19EveryByteOfATileCounts(t *testing.T) {
 	for name, n := range seen {
 		step := 1
 		if n > 1000 {
-			step = 61 // every byte of a hash is hit in some hash
+			step = 509 // here and there in a hash
 		}
 		for at := 0; at < n; at += step {
 			bad := &tampered{AuditStore: s, tile: func(tl store.Tile, data []byte) {
@@ -135,7 +137,16 @@ func TestT19EveryBitOfACheckpointCounts(t *testing.T) {
 			t.Errorf("bit %d of a client's checkpoint: %v, want an error about the checkpoint", bit, err)
 		}
 	}
-	for name, b := range map[string]string{"nothing": "", "two": l.Latest() + l.Latest(), "huge": l.Latest() + strings.Repeat("x", 1<<20)} {
+	// The last digit of the signature has two bits that its value doesn't use.
+	digits := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	head, last := l.Latest()[:len(l.Latest())-3], l.Latest()[len(l.Latest())-3]
+	spare := head + string(digits[strings.IndexByte(digits, last)+1]) + "=\n"
+	lines := strings.SplitAfter(l.Latest(), "\n")
+	signature := lines[4]
+	for name, b := range map[string]string{
+		"spare bits": spare, "signed twice": l.Latest() + signature, "signed by another too": l.Latest() + strings.Replace(signature, "runenv", "other", 1),
+		"nothing": "", "two": l.Latest() + l.Latest(), "huge": l.Latest() + strings.Repeat("x", 1<<20),
+	} {
 		_, err := audit.Verify(t.Context(), &tampered{AuditStore: s, checkpoint: func([]byte) []byte { return []byte(b) }}, l.VerifierKey())
 		wantAltered(t, name, err, -1)
 	}
@@ -171,6 +182,12 @@ func TestT19EntriesCantBeMoved(t *testing.T) {
 		"one is behind the end": {func(all []store.Logged) []store.Logged {
 			return renumber(append(all, all[0]))
 		}, 300},
+		"a number is skipped": {func(all []store.Logged) []store.Logged {
+			for i := 290; i < len(all); i++ {
+				all[i].Index++
+			}
+			return all
+		}, 290},
 		"filed under another session": {func(all []store.Logged) []store.Logged {
 			all[40].Session = "s-41"
 			return all
@@ -233,6 +250,9 @@ func TestT19HistorySignedAnewDoesntFitItsWitnesses(t *testing.T) {
 	wantAltered(t, "rewritten, held against an early checkpoint", err, -1)
 	_, err = audit.Verify(t.Context(), rewritten, key, late)
 	wantAltered(t, "rewritten, held against a late checkpoint", err, -1)
+	grafted := &tampered{AuditStore: rewritten, checkpoint: func([]byte) []byte { return []byte(late) }}
+	_, err = audit.Verify(t.Context(), grafted, key)
+	wantAltered(t, "rewritten with its tiles, under the honest checkpoint", err, -1)
 	_, err = audit.Verify(t.Context(), forge(99), key, early)
 	wantAltered(t, "cut", err, -1)
 
@@ -293,10 +313,15 @@ func TestT19EveryByteOfAnExportCounts(t *testing.T) {
 	}
 	lines := bytes.SplitAfter(export, []byte("\n")) // three entries, the checkpoint, nothing
 	join := func(l ...[]byte) []byte { return bytes.Join(l, nil) }
+	_, honest, _ := strings.Cut(strings.TrimSuffix(string(lines[0]), "}\n"), `"entry":`)
+	other := strings.Replace(honest, "deploy", "prod42", 1)
+	hash := func(body string) []byte { return []byte(tlog.RecordHash([]byte(body)).String()) }
+	forged := bytes.Replace(bytes.Replace(lines[0], []byte(honest), []byte(other), 1), hash(honest), hash(other), 1)
 	for name, tt := range map[string]struct {
 		export []byte
 		index  int64
 	}{
+		"altered, hash too":   {join(forged, lines[1], lines[2], lines[3]), -1},
 		"swapped":             {join(lines[0], lines[2], lines[1], lines[3]), 1},
 		"doubled":             {join(lines[0], lines[0], lines[1], lines[2], lines[3]), 1},
 		"first is missing":    {join(lines[1], lines[2], lines[3]), 0},

@@ -95,6 +95,7 @@ func roles() map[string][]api.Lease {
 		"short": {lease("pin", "revocable", time.Hour, envVar("PIN", "1234"))},
 		"brief": {lease("aws", "expires", 2*time.Second, envVar("AWS_SESSION_TOKEN", "aws-session-value"))},
 		"nul":   {lease("bad", "revocable", time.Hour, envVar("BAD", "a\x00bcdefgh"))},
+		"huge":  {lease("big", "revocable", time.Hour, envVar("BIG", strings.Repeat("0123456789abcdef", 1<<16)))},
 		"path":  {lease("evil", "revocable", time.Hour, envVar("PATH", "/tmp/evil-dir"))},
 	}
 }

@@ -86,9 +86,15 @@ func escaped(r rune) bool {
 func (s *needleSet) addBase64(v []byte, lease int) {
 	for _, enc := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
 		for offset := range 3 {
-			s.add(base64At(enc, v, offset), lease)
+			middle, end := base64At(enc, v, offset)
+			s.add(middle, lease)
+			// Where the text ends with the value, its last character holds
+			// bits of the value alone.
+			s.add(strings.TrimRight(end, "="), lease)
+			s.add(end, lease)
 		}
-		s.addWrapped(base64At(enc, v, 0), lease)
+		middle, _ := base64At(enc, v, 0)
+		s.addWrapped(middle, lease)
 	}
 }
 
@@ -110,12 +116,12 @@ func (s *needleSet) addPiece(needle string, lease int) {
 }
 
 // base64At encodes v as it stands in a larger text, offset bytes after a
-// multiple of three, without the characters that hold bits of its neighbours.
-func base64At(enc *base64.Encoding, v []byte, offset int) string {
+// multiple of three: in its middle, without the characters that hold bits of
+// its neighbours, and at its end, padding included.
+func base64At(enc *base64.Encoding, v []byte, offset int) (middle, end string) {
 	text := enc.EncodeToString(append(make([]byte, offset, offset+len(v)), v...))
 	first := (8*offset + 5) / 6
-	end := 8 * (offset + len(v)) / 6
-	return text[first:end]
+	return text[first : 8*(offset+len(v))/6], text[first:]
 }
 
 // addWrapped adds the lines of a base64 text as openssl and base64(1) break

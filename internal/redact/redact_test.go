@@ -348,3 +348,25 @@ func TestWriterErrors(t *testing.T) {
 		t.Errorf("empty Write = %d, %v, want 0, nil", n, err)
 	}
 }
+
+// At the end of a base64 text the last character and the padding hold bits of
+// the value: they go with it.
+func TestBase64EndLeavesNoBits(t *testing.T) {
+	t.Parallel()
+	const letters = "Zq7-uW_x9Kd0Lp3Rv8Tn5Yb2Hc4Jf6Gm1QsAe"
+	for n := redact.MinBytes; n <= len(letters); n++ {
+		value := letters[:n]
+		r := redact.New([]redact.Secret{{Lease: "l", Value: secret.FromString(value)}})
+		for _, enc := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+			if got, want := string(r.Bytes([]byte("a "+enc.EncodeToString([]byte(value))+"\n"))), "a [REDACTED:l]\n"; got != want {
+				t.Errorf("%d bytes: %q, want %q", n, got, want)
+			}
+			for _, before := range []string{"u", "us"} {
+				got := string(r.Bytes([]byte(enc.EncodeToString([]byte(before+value)) + "\n")))
+				if !strings.HasSuffix(got, "[REDACTED:l]\n") {
+					t.Errorf("%d bytes behind %q: %q shows the value's end", n, before, got)
+				}
+			}
+		}
+	}
+}

@@ -61,8 +61,8 @@ type Fault struct {
 }
 
 type proxied struct {
-	*exchange
-	Fault
+	to    *exchange
+	fault Fault
 }
 
 type proxiedKey struct{}
@@ -167,15 +167,16 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, pass http.Handler)
 var errCut = errors.New("the answer is cut off")
 
 func (p *Proxy) answered(resp *http.Response) error {
-	to, ok := resp.Request.Context().Value(proxiedKey{}).(proxied)
+	about, ok := resp.Request.Context().Value(proxiedKey{}).(proxied)
 	if !ok {
 		return errCut
 	}
+	to, f := about.to, about.fault
 	to.mu.Lock()
 	to.Status, to.Answer = resp.StatusCode, resp.Header.Clone()
 	to.mu.Unlock()
-	resp.Body = &recorded{resp.Body, to.exchange}
-	if to.HoldAnswer == nil && !to.CutAnswer {
+	resp.Body = &recorded{resp.Body, to}
+	if f.HoldAnswer == nil && !f.CutAnswer {
 		return nil
 	}
 	// The component is done with it when its answer is whole.
@@ -185,8 +186,8 @@ func (p *Proxy) answered(resp *http.Response) error {
 	}
 	_ = resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(whole))
-	p.wait(resp.Request.Context(), to.HoldAnswer)
-	if to.CutAnswer {
+	p.wait(resp.Request.Context(), f.HoldAnswer)
+	if f.CutAnswer {
 		return errCut
 	}
 	return nil

@@ -68,7 +68,7 @@ var arrows = []arrow{
 	{"internal/redact", []string{"secret"}},
 	{"internal/proc", nil},
 	{"internal/inject", []string{"internal/proc", "internal/redact", "secret"}},
-	{"internal/guardian", []string{"internal/proc", "secret"}},
+	{"internal/guardian", []string{"internal/backoff", "internal/proc", "secret"}},
 	{"internal/devissuer", []string{"github.com/go-jose/go-jose/v4"}},
 	{"client", []string{"broker/api", "internal/backoff", "internal/ci", "internal/roots", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"client/clienttest", []string{"broker/api", "internal/ci", "secret", "github.com/go-jose/go-jose/v4"}},

@@ -297,7 +297,7 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("paths are %q and %q, want them in the file's folder", file.TLS.Cert, file.Store)
 		}
 		var keys providerKeys
-		got := ""
+		var got string
 		if err := file.Providers[0].Decode(&keys); err != nil {
 			problems, ok := errors.AsType[config.Problems](err)
 			if !ok {

@@ -136,7 +136,7 @@ func TestT18NoMessageHoldsAValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := 0
-	for i := range len(example) {
+	for i := range example {
 		if !strings.ContainsRune(" [:{,\"", rune(example[i])) {
 			continue
 		}

@@ -603,7 +603,7 @@ func TestDocuments(t *testing.T) {
 		}
 		body, err := io.ReadAll(resp.Body)
 		_ = resp.Body.Close()
-		if err != nil || resp.StatusCode != 200 || string(body) != string(want) {
+		if err != nil || resp.StatusCode != http.StatusOK || string(body) != string(want) {
 			t.Errorf("GET %s = %d, %v, want the document", path, resp.StatusCode, err)
 		}
 		if got := resp.Header.Get("Cache-Control"); got != "public, max-age=300" {

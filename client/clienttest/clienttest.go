@@ -72,9 +72,9 @@ type Session struct {
 	Watching   int
 	Leases     []api.Lease
 
-	thumbprint, end, body string
-	events                []chan api.Event
-	replies               map[string]string // Idempotency-Key to body
+	thumbprint, end string
+	events          []chan api.Event
+	replies         map[string]string // Idempotency-Key to body
 }
 
 // Start makes a fake listen. Close it after use.

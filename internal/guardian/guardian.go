@@ -24,7 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -34,6 +33,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/runenv/action/internal/backoff"
 	"github.com/runenv/action/internal/proc"
 	"github.com/runenv/action/secret"
 )
@@ -328,18 +328,10 @@ func newClient(caPEM []byte) (*http.Client, error) {
 // end deletes the session. It tries again, with growing pauses, until ctx
 // ends, while the broker can't be reached or is overloaded.
 func end(ctx context.Context, client *http.Client, w wire) error {
-	for pause := minPause; ; pause = min(2*pause, maxPause) {
+	for n := 1; ; n++ {
 		again, err := try(ctx, client, w)
-		if err == nil || !again {
+		if err == nil || !again || backoff.Wait(ctx, backoff.Delay(n, minPause, maxPause)) != nil {
 			return err
-		}
-		// Many jobs may lose their runner at once: half to all of the pause.
-		timer := time.NewTimer(pause/2 + rand.N(pause/2))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return err
-		case <-timer.C:
 		}
 	}
 }

@@ -97,7 +97,6 @@ func TestT30ChildDiesWithKilledWrapper(t *testing.T) {
 	out := newLines(t)
 	held, gone := holders(t)
 	cfg := helper(t, "wrap")
-	cfg.Stdout, cfg.Stderr = held, os.Stderr
 	wrapper := exec.Command(cfg.Args[0])
 	wrapper.Env = cfg.Env
 	stdout, err := wrapper.StdoutPipe()

@@ -1,0 +1,61 @@
+package broker_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/client"
+	"github.com/runenv/action/secret"
+)
+
+type source func(audience string) string
+
+func (s source) Token(_ context.Context, audience string) (secret.Value, error) {
+	return secret.FromString(s(audience)), nil
+}
+
+// The client and the broker understand each other.
+func TestClient(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c, err := client.New(client.Config{URL: r.url, Now: r.clock.Now, Source: source(func(audience string) string {
+		return r.github.Sign(r.github.GitHub(audience))
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	s, err := c.Exchange(ctx, "prod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leases, err := s.Lease(ctx)
+	if err != nil || names(leases) != "npm db" || string(leases[0].Env[0].Value.Reveal()) != canary {
+		t.Fatalf("leases = %v, %v", names(leases), err)
+	}
+	watching, told := context.WithCancel(ctx)
+	defer told()
+	kept := make(chan error, 1)
+	renewed := make(chan api.Event, 1)
+	go func() { kept <- s.KeepAlive(ctx, func(ev api.Event) { renewed <- ev; told() }) }()
+	r.until("the client watches", func() bool {
+		if _, err := s.Renew(ctx, leases[1].ID); err != nil {
+			t.Errorf("renew: %v", err)
+		}
+		return watching.Err() != nil
+	})
+	if ev := <-renewed; ev.Event != api.EventRenewed || ev.Lease.ID != leases[1].ID {
+		t.Errorf("event = %+v", ev)
+	}
+	ended, err := s.End(ctx)
+	if err != nil || len(ended.Leases) != 2 || ended.Leases[1].State != "revoked" {
+		t.Errorf("end = %+v, %v", ended, err)
+	}
+	if e, ok := (<-kept).(*client.EndedError); !ok || e.Reason != "client" {
+		t.Errorf("KeepAlive = %v, want the session's end", e)
+	}
+	if r.vault.Leases() != 0 || r.vault.Tokens() != 0 {
+		t.Errorf("%d leases and %d tokens live on in Vault", r.vault.Leases(), r.vault.Tokens())
+	}
+}

@@ -57,9 +57,10 @@ lint: $(LINTERS)/golangci-lint $(LINTERS)/actionlint ## gofmt, go vet, golangci-
 fuzz: ## run every fuzz test for FUZZTIME (default 10s) each
 	@sh scripts/fuzz.sh '$(FUZZTIME)'
 
-bench: build $(VAULT) ## print the benchmarks (BENCH=regexp, BENCHTIME=1s)
-	go test -run '^$$' -bench '$(BENCH)' -benchtime '$(BENCHTIME)' -benchmem ./...
-	cd e2e && RUNENV_E2E_VAULT='$(VAULT)' RUNENV_E2E_BIN='$(CURDIR)/bin' go test -run '^$$' -bench '$(BENCH)' -benchtime '$(BENCHTIME)' ./...
+bench: build $(VAULT) ## print the benchmarks and a table of them (BENCH=regexp, BENCHTIME=1s)
+	@pg=$$(sh scripts/need.sh postgres postgresql '/usr/lib/postgresql/*/bin') && \
+	RUNENV_E2E_VAULT='$(VAULT)' RUNENV_E2E_POSTGRES="$${pg%/*}" RUNENV_E2E_BIN='$(CURDIR)/bin' \
+		sh scripts/bench.sh '$(BENCH)' '$(BENCHTIME)' $(BENCHFLAGS)
 
 clean: ## remove what make built, the cached tools too
 	rm -rf bin dist .cache

@@ -73,7 +73,7 @@ func TestColoursOnlyOnATerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	t.Cleanup(func() { _ = file.Close() })
 	none := func(string) string { return "" }
 	if newPrinter(file, none).colour {
 		t.Error("a file gets colours")
@@ -82,7 +82,7 @@ func TestColoursOnlyOnATerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer null.Close()
+	t.Cleanup(func() { _ = null.Close() })
 	for env, want := range map[string]bool{"": true, "NO_COLOR=1": false, "TERM=dumb": false, "TERM=xterm": true} {
 		getenv := Env{Environ: []string{env}}.Getenv
 		if got := newPrinter(null, getenv).colour; got != want {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/url"
@@ -56,14 +57,7 @@ func open(file *config.File, dev bool, now func() time.Time, log *slog.Logger) (
 			problems = append(problems, more...)
 			return
 		}
-		p := config.Problem{Pos: pos, Path: path, Message: err.Error()}
-		if h, ok := errors.AsType[interface {
-			error
-			Hint() string
-		}](err); ok {
-			p.Hint = h.Hint()
-		}
-		problems = append(problems, p)
+		problems = append(problems, config.Problem{Pos: pos, Path: path, Message: err.Error(), Hint: hintOf(err)})
 	}
 	out := &opened{providers: map[string]providers.Provider{}, definitions: map[string]lease.Definition{}}
 	audiences := map[string]string{}
@@ -121,10 +115,22 @@ func open(file *config.File, dev bool, now func() time.Time, log *slog.Logger) (
 		}
 	}
 	if len(problems) > 0 {
-		slices.SortStableFunc(problems, func(a, b config.Problem) int { return a.Pos.Compare(b.Pos) })
-		return nil, problems
+		return nil, ordered(problems)
 	}
 	return out, nil
+}
+
+// maxProblems bounds how many problems are reported: one template can fail for
+// every project.
+const maxProblems = 100
+
+func ordered(problems config.Problems) config.Problems {
+	slices.SortStableFunc(problems, func(a, b config.Problem) int { return a.Pos.Compare(b.Pos) })
+	problems = slices.Compact(problems)
+	if over := len(problems) - maxProblems; over > 0 {
+		problems = append(problems[:maxProblems:maxProblems], config.Problem{Message: fmt.Sprintf("%d more problems", over)})
+	}
+	return problems
 }
 
 // registry keeps providers findable by name, also those that the latest file
@@ -141,13 +147,21 @@ func (r *registry) find(name string) (providers.Provider, bool) {
 	return p, ok
 }
 
-func (r *registry) add(m map[string]providers.Provider) {
+// add returns how to take the addition back.
+func (r *registry) add(m map[string]providers.Provider) (undo func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	before := r.m
+	r.m = maps.Clone(before)
 	if r.m == nil {
 		r.m = map[string]providers.Provider{}
 	}
 	maps.Copy(r.m, m)
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.m = before
+	}
 }
 
 // world is a broker with everything that it works with.
@@ -167,10 +181,17 @@ type world struct {
 // network call.
 func assemble(ctx context.Context, env Env, file *config.File, dev bool, log *slog.Logger) (_ *world, err error) {
 	w := &world{file: file, dev: dev, now: env.Now, log: log}
-	rules, err := w.rules(file)
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	compiled, err := w.compile(file)
 	if err != nil {
 		return nil, err
 	}
+	w.verifier = compiled.rules.Verifier
+	w.registry.add(compiled.providers)
 	sealer, err := sealerOf(file)
 	if err != nil {
 		return nil, err
@@ -179,11 +200,6 @@ func assemble(ctx context.Context, env Env, file *config.File, dev bool, log *sl
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			w.close()
-		}
-	}()
 	highWater, err := w.store.HighWater(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("reading the store's clock: %w", err)
@@ -217,7 +233,7 @@ func assemble(ctx context.Context, env Env, file *config.File, dev bool, log *sl
 	}
 	w.broker, err = broker.New(broker.Config{
 		URL: file.URL, Version: Version(), Store: w.store, Sealer: sealer, Audit: w.audit, Issuer: own,
-		Provider: w.registry.find, Rules: rules, Now: clock.Now, Log: log,
+		Provider: w.registry.find, Rules: compiled.rules, Now: clock.Now, Log: log,
 	})
 	return w, err
 }
@@ -226,31 +242,34 @@ func (w *world) close() {
 	if w.verifier != nil {
 		w.verifier.Close()
 	}
+	if w.store == nil {
+		return
+	}
 	if err := w.store.Close(); err != nil {
 		w.log.Error("closing the store", "err", err)
 	}
 }
 
-// rules compiles a file. The verifier is kept where the issuers are the same,
-// and with it the keys at hand.
-func (w *world) rules(file *config.File) (*broker.Rules, error) {
+// compiled is a file ready to be put in force.
+type compiled struct {
+	rules     *broker.Rules
+	providers map[string]providers.Provider
+}
+
+// compile changes nothing that is in force. The verifier is the one in force
+// where the issuers are the same, and with it the keys at hand.
+func (w *world) compile(file *config.File) (*compiled, error) {
 	parts, err := open(file, w.dev, w.now, w.log)
 	if err != nil {
 		return nil, err
 	}
-	if w.verifier == nil || !sameIssuers(w.file.Issuers, file.Issuers) {
-		fresh, err := verifierOf(file, w.dev, w.now, w.log)
-		if err != nil {
+	verifier := w.verifier
+	if verifier == nil || !sameIssuers(w.file.Issuers, file.Issuers) {
+		if verifier, err = verifierOf(file, w.dev, w.now, w.log); err != nil {
 			return nil, err
 		}
-		if old := w.verifier; old != nil {
-			// Exchanges under way finish with it.
-			time.AfterFunc(time.Minute, old.Close)
-		}
-		w.verifier = fresh
 	}
-	w.registry.add(parts.providers)
-	return &broker.Rules{Policy: file.Compiled, Definitions: parts.definitions, Verifier: w.verifier}, nil
+	return &compiled{&broker.Rules{Policy: file.Compiled, Definitions: parts.definitions, Verifier: verifier}, parts.providers}, nil
 }
 
 // reload puts a new file in force, or changes nothing.
@@ -266,17 +285,28 @@ func (w *world) reload(ctx context.Context, file *config.File) error {
 		{"seal", w.file.Seal.Equal(file.Seal)},
 	} {
 		if !fixed.same {
-			return hinted{fmt.Errorf("%s can't be changed while the broker runs", fixed.key), "restart the broker"}
+			return hinted{fmt.Errorf("%s can't be changed while the broker runs", fixed.key), "put it back, or restart the broker"}
 		}
 	}
-	rules, err := w.rules(file)
+	next, err := w.compile(file)
 	if err != nil {
 		return err
 	}
-	if err := w.broker.Swap(ctx, rules); err != nil {
+	// Before the rules that need them: what is issued can then be ended.
+	undo := w.registry.add(next.providers)
+	before, after := w.verifier, next.rules.Verifier
+	if err := w.broker.Swap(ctx, next.rules); err != nil {
+		undo()
+		if after != before {
+			after.Close()
+		}
 		return err
 	}
-	w.file = file
+	if after != before {
+		// Exchanges under way finish with it.
+		time.AfterFunc(time.Minute, before.Close)
+	}
+	w.file, w.verifier = file, after
 	return nil
 }
 
@@ -288,8 +318,10 @@ func sameIssuers(a, b []config.Issuer) bool {
 	})
 }
 
+// verifierOf makes no network call. Its error is a [config.Problems].
 func verifierOf(file *config.File, dev bool, now func() time.Time, log *slog.Logger) (*identity.Verifier, error) {
 	cfg := identity.Config{Audience: file.URL, Now: now, Log: log}
+	var problems config.Problems
 	for _, entry := range file.Issuers {
 		if !entry.Enabled {
 			continue
@@ -299,26 +331,63 @@ func verifierOf(file *config.File, dev bool, now func() time.Time, log *slog.Log
 			AllowNetworks: entry.AllowNetworks, Reuse: identity.Reuse(entry.Reuse),
 			Loopback: dev && strings.HasPrefix(entry.URL, "http://"),
 		}
-		if entry.CAFile != "" {
-			pem, err := os.ReadFile(entry.CAFile)
-			if err != nil {
-				return nil, fmt.Errorf("issuers.%s.ca_file: %w", entry.Name, err)
+		named := func(key, path string, use func([]byte) error) {
+			if path == "" {
+				return
 			}
+			b, err := readBounded(path, maxIssuerFileBytes)
+			if err == nil {
+				err = use(b)
+			}
+			if err != nil {
+				problems = append(problems, config.Problem{Pos: entry.Pos, Path: "issuers." + entry.Name + "." + key, Message: err.Error()})
+			}
+		}
+		named("ca_file", entry.CAFile, func(pem []byte) error {
 			ic.RootCAs = x509.NewCertPool()
 			if !ic.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("issuers.%s.ca_file: %s holds no certificate in PEM", entry.Name, entry.CAFile)
+				return fmt.Errorf("%s holds no certificate in PEM", entry.CAFile)
 			}
-		}
-		if entry.JWKSFile != "" {
-			jwks, err := os.ReadFile(entry.JWKSFile)
-			if err != nil {
-				return nil, fmt.Errorf("issuers.%s.jwks_file: %w", entry.Name, err)
-			}
+			return nil
+		})
+		named("jwks_file", entry.JWKSFile, func(jwks []byte) error {
 			ic.JWKS = jwks
-		}
+			return nil
+		})
 		cfg.Issuers = append(cfg.Issuers, ic)
 	}
-	return identity.NewVerifier(cfg)
+	if len(problems) > 0 {
+		return nil, ordered(problems)
+	}
+	if len(cfg.Issuers) == 0 {
+		return nil, config.Problems{{Path: "issuers", Message: "none is there and enabled: nobody could be identified", Hint: "issuers: {github: {profile: github, url: https://token.actions.githubusercontent.com}}"}}
+	}
+	v, err := identity.NewVerifier(cfg)
+	if err != nil {
+		return nil, config.Problems{{Pos: file.Issuers[0].Pos, Path: "issuers", Message: err.Error(), Hint: hintOf(err)}}
+	}
+	return v, nil
+}
+
+// maxIssuerFileBytes bounds `ca_file` and `jwks_file` of an issuer, in bytes:
+// a whole system's bundle of authorities has about 250 KiB.
+const maxIssuerFileBytes = 1 << 20
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s holds over %d bytes", path, limit)
+	}
+	return b, nil
 }
 
 func sealerOf(file *config.File) (seal.Sealer, error) {

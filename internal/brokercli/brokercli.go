@@ -15,9 +15,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -81,24 +84,45 @@ func Run(args []string, env Env) int {
 }
 
 // report prints an error: a file's problems one a line, and every hint known.
+// Texts from outside can't begin a line or steer a terminal.
 func report(w io.Writer, err error) {
-	var problems config.Problems
-	if errors.As(err, &problems) {
+	say := func(kind, text string) {
+		if text != "" {
+			_, _ = fmt.Fprintf(w, "%s: %s: %s\n", program, kind, oneLine(text))
+		}
+	}
+	if problems, ok := errors.AsType[config.Problems](err); ok {
 		for _, p := range problems {
 			hint := p.Hint
 			p.Hint = ""
-			_, _ = fmt.Fprintf(w, "%s: error: %v\n", program, p)
-			if hint != "" {
-				_, _ = fmt.Fprintf(w, "%s: hint: %s\n", program, hint)
-			}
+			say("error", p.String())
+			say("hint", hint)
 		}
 		return
 	}
-	_, _ = fmt.Fprintf(w, "%s: error: %v\n", program, err)
-	var h interface{ Hint() string }
-	if errors.As(err, &h) && h.Hint() != "" {
-		_, _ = fmt.Fprintf(w, "%s: hint: %s\n", program, h.Hint())
+	say("error", err.Error())
+	say("hint", hintOf(err))
+}
+
+// hintOf is the cure that some error of the chain knows, or empty.
+func hintOf(err error) string {
+	if h, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		return h.Hint()
 	}
+	return ""
+}
+
+// oneLine makes one line without control characters.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 func newRoot(env Env) *cobra.Command {
@@ -113,29 +137,62 @@ that "runenv run" starts. It keeps an audit log that can be verified offline.`,
   runenv-broker serve --config /etc/runenv/broker.yaml`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{hinted{fmt.Errorf("unknown command %q", args[0]), `see "runenv-broker --help"`}}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          noSuchCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{hinted{err, fmt.Sprintf("see %q", cmd.CommandPath()+" --help")}}
-	})
+	root.SetFlagErrorFunc(misused)
 	root.AddCommand(serveCommand(env), devCommand(env), policyCommand(env), auditCommand(env), versionCommand())
 	return root
 }
 
+// misused is a mistake in the call of cmd.
+func misused(cmd *cobra.Command, err error) error {
+	return usageError{hinted{err, fmt.Sprintf("see `%s --help`", cmd.CommandPath())}}
+}
+
+// noSuchCommand is for commands that only have others.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("there is no command %q", args[0])
+	cmd.SuggestionsMinimumDistance = 2
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		return usageError{hinted{err, fmt.Sprintf("did you mean `%s %s`?", cmd.CommandPath(), near[0])}}
+	}
+	return misused(cmd, err)
+}
+
+// noArguments is for commands that take none.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return misused(cmd, fmt.Errorf("it takes no arguments, but got %q", args[0]))
+}
+
+// configFlag adds --config.
+func configFlag(cmd *cobra.Command, path *string, usage string) {
+	cmd.Flags().StringVar(path, "config", "", usage)
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml") // it fails for unknown flags alone
+}
+
+// configGiven is the refusal of an empty --config.
+func configGiven(cmd *cobra.Command, path string) error {
+	if path != "" {
+		return nil
+	}
+	return usageError{hinted{errors.New("--config is missing"), fmt.Sprintf("name the broker's file: %s --config /etc/runenv/broker.yaml", cmd.CommandPath())}}
+}
+
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: noArguments, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), program, Version())
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s (%s %s/%s)\n", program, Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 			return err
 		},
 	}
@@ -149,23 +206,30 @@ func Version() string {
 	return "devel"
 }
 
-// untilStopped is ctx that ends with SIGINT or SIGTERM.
+// untilStopped is ctx that ends with SIGINT or SIGTERM. A second signal finds
+// its default: it ends the program at once.
 func untilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
 
 // logFlags are the flags of a command that logs.
 type logFlags struct{ format, level string }
 
-func (f *logFlags) add(cmd *cobra.Command, format string) {
-	cmd.Flags().StringVar(&f.format, "log-format", format, "text or json")
-	cmd.Flags().StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+func (f *logFlags) add(cmd *cobra.Command, format, level string) {
+	formats, levels := []string{"text", "json"}, []string{"debug", "info", "warn", "error"}
+	cmd.Flags().StringVar(&f.format, "log-format", format, "`FORMAT` of the log on stderr: text or json")
+	cmd.Flags().StringVar(&f.level, "log-level", level, "the least `LEVEL` that is logged: debug, info, warn or error; none shows a secret")
+	// These fail for unknown flags alone.
+	_ = cmd.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions(levels, cobra.ShellCompDirectiveNoFileComp))
 }
 
-func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
+func (f *logFlags) logger(cmd *cobra.Command, w io.Writer) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(f.level)); err != nil {
-		return nil, usageError{errors.New("--log-level is debug, info, warn or error")}
+		return nil, misused(cmd, fmt.Errorf("--log-level is %q, and not debug, info, warn or error", f.level))
 	}
 	opts := &slog.HandlerOptions{Level: level}
 	switch f.format {
@@ -174,5 +238,5 @@ func (f *logFlags) logger(w io.Writer) (*slog.Logger, error) {
 	case "text":
 		return slog.New(slog.NewTextHandler(w, opts)), nil
 	}
-	return nil, usageError{errors.New("--log-format is text or json")}
+	return nil, misused(cmd, fmt.Errorf("--log-format is %q, and not text or json", f.format))
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,28 +38,37 @@ and its audit log end with it.
 
 Without COMMAND it prints what to export and serves until it is stopped. With
 COMMAND it runs that with the variables set, then shows what the audit log says
-and verifies it, and returns the command's status.
+and verifies it, and returns the command's status. What dev itself has to say
+goes to stderr; the lines to export go to stdout.
+
+The job that it vouches for is a push to refs/heads/main of acme/shop-api, whose
+id is 1001. Its own file has one role for it, "demo", with one lease, which sets
+DEMO_TOKEN.
 
 FILE must keep to loopback: http on 127.0.0.1, issuers of profile github or
 gitlab on http loopback URLs (dev serves the first of profile github), providers
-of type static.`,
+of type static, whose values may stand in the file, and the store in memory.
+
+Exit status: the command's own; 128+n if signal n killed it; 127 if it wasn't
+found, 126 if it can't be executed; 1 if dev itself failed.`,
 		Example: `  runenv-broker dev -- runenv run --role demo -- sh -c 'echo "$DEMO_TOKEN"'
   runenv-broker dev --config my-broker.yaml`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 && cmd.ArgsLenAtDash() != 0 {
-				return usageError{hinted{errors.New("a command stands behind --"), "runenv-broker dev -- COMMAND ARG..."}}
+			switch dash := cmd.ArgsLenAtDash(); {
+			case len(args) > 0 && dash != 0:
+				return usageError{hinted{fmt.Errorf("%q stands before --", args[0]), "runenv-broker dev -- COMMAND ARG..."}}
+			case len(args) == 0 && dash == 0:
+				return usageError{hinted{errors.New("no command stands behind --"), "runenv-broker dev -- COMMAND ARG..., or no -- to serve until stopped"}}
 			}
-			log, err := logs.logger(env.Stderr)
+			log, err := logs.logger(cmd, env.Stderr)
 			if err != nil {
 				return err
 			}
 			return dev(cmd.Context(), env, path, args, log)
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "", "a broker's file of your own")
-	logs.add(cmd, "text")
-	cmd.Flags().Lookup("log-level").DefValue = "warn"
-	logs.level = "warn"
+	configFlag(cmd, &path, "a broker's `FILE` of your own")
+	logs.add(cmd, "text", "warn")
 	return cmd
 }
 
@@ -95,29 +105,46 @@ func dev(ctx context.Context, env Env, path string, command []string, log *slog.
 
 	vars := append([]string{"RUNENV_BROKER=" + d.file.URL}, d.issuer.Environ()...)
 	if len(command) == 0 {
-		say(env, "a broker and a CI's issuer serve on loopback until you stop them (Ctrl-C); for a shell:")
-		for _, v := range vars {
-			name, value, _ := strings.Cut(v, "=")
-			_, _ = fmt.Fprintf(env.Stdout, "export %s='%s'\n", name, strings.ReplaceAll(value, "'", `'\''`))
-		}
+		d.introduce(env, vars)
 		return <-ended
 	}
 
 	say(env, "a broker and a CI's issuer serve on loopback for the length of one command")
 	code, err := d.child(ctx, env, command, vars)
-	if err != nil {
-		return err
+	if err == nil {
+		// The log is told and verified while the store is still open.
+		err = d.tell(ctx, env, code)
 	}
-	// The log is told and verified while the store is still open.
-	told := d.tell(ctx, env)
 	cancel()
-	if err := errors.Join(told, <-ended); err != nil {
+	if err := errors.Join(err, <-ended); err != nil {
 		return err
 	}
 	if code != 0 {
 		return statusError(code)
 	}
 	return nil
+}
+
+// introduce says how to use what serves: to people on stderr, to a shell on
+// stdout.
+func (d *devWorld) introduce(env Env, vars []string) {
+	say(env, "a broker and a CI's issuer serve on loopback until you stop them (Ctrl-C)")
+	var roles []string
+	for _, r := range d.file.Compiled.Roles() {
+		roles = append(roles, r.Name)
+	}
+	if len(roles) > 0 {
+		say(env, "the roles: %s; for a shell, and then `runenv run --role %s -- COMMAND`:", strings.Join(roles, ", "), roles[0])
+	}
+	for _, v := range env.Environ {
+		if name, _, _ := strings.Cut(v, "="); slices.Contains(otherTokens, name) {
+			_, _ = fmt.Fprintf(env.Stdout, "unset %s\n", name)
+		}
+	}
+	for _, v := range vars {
+		name, value, _ := strings.Cut(v, "=")
+		_, _ = fmt.Fprintf(env.Stdout, "export %s='%s'\n", name, strings.ReplaceAll(value, "'", `'\''`))
+	}
 }
 
 // child runs the command with the variables set, without any that could lead
@@ -138,17 +165,21 @@ func (d *devWorld) child(ctx context.Context, env Env, command, vars []string) (
 	return status.Code(), err
 }
 
+// otherTokens are the variables that would lead runenv to another token, or to
+// another authority for its broker, than dev's.
+var otherTokens = []string{"RUNENV_ID_TOKEN", "RUNENV_ID_TOKEN_FILE", "RUNENV_CA_FILE"}
+
 // merge sets vars over an environment that may have them, and drops the other
 // ways to a token.
 func merge(environ, vars []string) []string {
-	drop := map[string]bool{"RUNENV_ID_TOKEN": true, "RUNENV_ID_TOKEN_FILE": true, "RUNENV_CA_FILE": true}
+	drop := slices.Clone(otherTokens)
 	for _, v := range vars {
 		name, _, _ := strings.Cut(v, "=")
-		drop[name] = true
+		drop = append(drop, name)
 	}
 	var out []string
 	for _, v := range environ {
-		if name, _, _ := strings.Cut(v, "="); !drop[name] {
+		if name, _, _ := strings.Cut(v, "="); !slices.Contains(drop, name) {
 			out = append(out, v)
 		}
 	}
@@ -164,9 +195,6 @@ func newDev(ctx context.Context, env Env, path string, log *slog.Logger) (_ *dev
 	}()
 	file, err := d.listenAndLoad(ctx, env, path)
 	if err != nil {
-		return nil, err
-	}
-	if err := onlyLocal(file); err != nil {
 		return nil, err
 	}
 	for _, entry := range file.Issuers {
@@ -202,11 +230,10 @@ func (d *devWorld) listenAndLoad(ctx context.Context, env Env, path string) (*co
 		if err != nil {
 			return nil, err
 		}
-		u, err := url.Parse(file.URL)
-		if err != nil {
-			return nil, fmt.Errorf("url: %w", err)
+		if err := onlyLocal(file, path); err != nil {
+			return nil, err
 		}
-		d.brokerListener, err = listen(ctx, u.Host)
+		d.brokerListener, err = listen(ctx, file.Listen)
 		return file, err
 	}
 	var err error
@@ -233,37 +260,53 @@ func closeAll(listeners ...net.Listener) {
 }
 
 // onlyLocal refuses what a local world must not reach: its keys are made up
-// and its rules let everybody on this machine in.
-func onlyLocal(file *config.File) error {
+// and its rules let everybody on this machine in. path is the file's, for
+// messages.
+func onlyLocal(file *config.File, path string) error {
 	var problems config.Problems
-	loopback := func(pos config.Pos, key, text string) {
+	refuse := func(pos config.Pos, key, message, hint string) {
+		if pos.File == "" {
+			pos.File = path
+		}
+		problems = append(problems, config.Problem{Pos: pos, Path: key, Message: message, Hint: hint})
+	}
+	host := func(pos config.Pos, key, text string) string {
 		u, err := url.Parse(text)
 		var ip netip.Addr
 		if err == nil {
 			ip, err = netip.ParseAddr(u.Hostname())
 		}
 		if err != nil || u.Scheme != "http" || !ip.IsLoopback() || u.Port() == "" {
-			problems = append(problems, config.Problem{Pos: pos, Path: key, Message: "dev keeps to loopback: http://127.0.0.1:PORT"})
+			refuse(pos, key, "dev keeps to loopback", "write it like http://127.0.0.1:8099")
+			return ""
 		}
+		return u.Host
 	}
-	loopback(config.Pos{}, "url", file.URL)
-	loopback(config.Pos{}, "issuer_url", file.IssuerURL)
+	broker := host(config.Pos{}, "url", file.URL)
+	if file.IssuerURL != file.URL {
+		host(config.Pos{}, "issuer_url", file.IssuerURL)
+	}
+	if broker != "" && file.Listen != broker {
+		refuse(config.Pos{}, "listen", "dev listens where its url says", "leave listen out")
+	}
+	if file.TLS != nil {
+		refuse(config.Pos{}, "tls", "dev speaks plain http, on loopback", "leave tls out")
+	}
 	for _, entry := range file.Issuers {
-		loopback(entry.Pos, "issuers."+entry.Name+".url", entry.URL)
+		if h := host(entry.Pos, "issuers."+entry.Name+".url", entry.URL); h != "" && h == broker {
+			refuse(entry.Pos, "issuers."+entry.Name+".url", "has the broker's address", "give it a port of its own")
+		}
 	}
 	for _, entry := range file.Providers {
 		if entry.Type != "static" {
-			problems = append(problems, config.Problem{
-				Pos: entry.Pos, Path: "providers." + entry.Name + ".type", Message: "dev has static providers only",
-				Hint: `for a real back end use "runenv-broker serve"`,
-			})
+			refuse(entry.Pos, "providers."+entry.Name+".type", "dev has static providers only", `for a real back end use "runenv-broker serve"`)
 		}
 	}
 	if file.Store != "memory:" {
-		problems = append(problems, config.Problem{Path: "store", Message: `dev keeps its store in memory: "memory:"`})
+		refuse(config.Pos{}, "store", "dev keeps its store in memory", `leave store out, or write store: "memory:"`)
 	}
 	if len(problems) > 0 {
-		return problems
+		return ordered(problems)
 	}
 	return nil
 }

@@ -16,37 +16,49 @@ func policyCommand(env Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "Check and test the broker's file",
-		Args:  cobra.NoArgs,
+		Args:  noSuchCommand,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(policyCheckCommand(env), policyTestCommand(env))
 	return cmd
 }
 
-// loadWhole loads a file as serve does, providers and leases included, and
-// without touching the network.
+// loadWhole loads a file as serve does, providers, leases and issuers
+// included, and without touching the network.
 func loadWhole(env Env, path string) (*config.File, error) {
 	file, err := load(env, path, false)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := open(file, false, env.Now, slog.New(slog.DiscardHandler)); err != nil {
+	log := slog.New(slog.DiscardHandler)
+	if _, err := open(file, false, env.Now, log); err != nil {
 		return nil, err
 	}
+	v, err := verifierOf(file, false, env.Now, log)
+	if err != nil {
+		return nil, err
+	}
+	v.Close()
 	return file, nil
 }
 
 func policyCheckCommand(env Env) *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check the file as serve would, without any network call",
-		Long: `Check the file and all that it includes as "serve" would read it: every
+		Long: `Check the file and all that it includes and names as "serve" would: every
 problem is shown with its place and, where it is known, its cure. No line of
-the file is printed, since it may hold a secret by mistake.`,
-		Example: `  runenv-broker policy check broker.yaml`,
-		Args:    oneFile,
+the file is printed, since it may hold a secret by mistake. The certificate and
+the store aren't looked at.`,
+		Example: `  runenv-broker policy check broker.yaml
+  runenv-broker policy check --json broker.yaml | jq -r '.problems[].message'`,
+		Args: oneFile, ValidArgsFunction: yamlFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := loadWhole(env, args[0])
+			if asJSON {
+				return errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(checked(file, err)), err)
+			}
 			if err != nil {
 				return err
 			}
@@ -55,6 +67,39 @@ the file is printed, since it may hold a secret by mistake.`,
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON, besides the errors on stderr")
+	return cmd
+}
+
+type checkJSON struct {
+	Policy   string        `json:"policy,omitempty"` // its digest; absent if the file doesn't load
+	Projects int           `json:"projects"`
+	Leases   int           `json:"leases"`
+	Roles    int           `json:"roles"`
+	Problems []problemJSON `json:"problems"`
+}
+
+type problemJSON struct {
+	File    string `json:"file,omitempty"`
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+	Path    string `json:"path,omitempty"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+func checked(file *config.File, err error) checkJSON {
+	out := checkJSON{Problems: []problemJSON{}}
+	if problems, ok := errors.AsType[config.Problems](err); ok {
+		for _, p := range problems {
+			out.Problems = append(out.Problems, problemJSON{p.Pos.File, p.Pos.Line, p.Pos.Column, p.Path, p.Message, p.Hint})
+		}
+	}
+	if err == nil {
+		out.Policy, out.Leases = file.Compiled.Digest(), len(file.Leases)
+		out.Projects, out.Roles = len(file.Compiled.Projects()), len(file.Compiled.Roles())
+	}
+	return out
 }
 
 func policyTestCommand(env Env) *cobra.Command {
@@ -68,7 +113,7 @@ and says whether the policy must allow or deny. The status is 1 if one fails, or
 if there are none.`,
 		Example: `  runenv-broker policy test broker.yaml
   runenv-broker policy test --json broker.yaml`,
-		Args: oneFile,
+		Args: oneFile, ValidArgsFunction: yamlFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			file, err := loadWhole(env, args[0])
 			if err != nil {
@@ -152,7 +197,15 @@ func testLines(results []policy.TestResult) []testJSON {
 
 func oneFile(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
-		return usageError{hinted{errors.New("one file is wanted"), fmt.Sprintf("%s broker.yaml", cmd.CommandPath())}}
+		return usageError{hinted{fmt.Errorf("one file is wanted, and %d are given", len(args)), cmd.CommandPath() + " /etc/runenv/broker.yaml"}}
 	}
 	return nil
+}
+
+// yamlFile completes the one argument.
+func yamlFile(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return []string{"yaml", "yml"}, cobra.ShellCompDirectiveFilterFileExt
 }

@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -29,22 +31,26 @@ func serveCommand(env Env) *cobra.Command {
 		Long: `Serve CI jobs over TLS under the policy of FILE.
 
 SIGHUP loads the file and the certificate again; if either is faulty, what was
-in force stays and the log says why. SIGINT or SIGTERM stops the broker: live
-sessions and their leases stay in the store and go on after the next start.`,
+in force stays and the log says why. SIGINT or SIGTERM stops the broker, once
+the calls under way are answered, for which they have 10 seconds; a second
+signal stops it at once. Live sessions and their leases stay in the store and go
+on after the next start.`,
 		Example: `  runenv-broker serve --config /etc/runenv/broker.yaml
   systemctl reload runenv-broker      # sends SIGHUP`,
-		Args: cobra.NoArgs,
+		Args: noArguments, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			log, err := logs.logger(env.Stderr)
+			if err := configGiven(cmd, path); err != nil {
+				return err
+			}
+			log, err := logs.logger(cmd, env.Stderr)
 			if err != nil {
 				return err
 			}
 			return serve(cmd.Context(), env, path, log)
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "", "the broker's file (required)")
-	_ = cmd.MarkFlagRequired("config")
-	logs.add(cmd, "json")
+	configFlag(cmd, &path, "the broker's `FILE`")
+	logs.add(cmd, "json", "info")
 	return cmd
 }
 
@@ -66,34 +72,44 @@ func serve(ctx context.Context, env Env, path string, log *slog.Logger) error {
 	if err := cert.load(file.TLS); err != nil {
 		return err
 	}
-	w, err := assemble(ctx, env, file, false, log)
-	if err != nil {
-		return err
-	}
-	defer w.close()
+	cert.warn(ctx, log, file.URL, env.Now())
+	// Before the store: a broker that can't serve takes nothing up.
 	listener, err := listen(ctx, file.Listen)
 	if err != nil {
 		return err
 	}
+	w, err := assemble(ctx, env, file, false, log)
+	if err != nil {
+		closeAll(listener)
+		return err
+	}
+	defer w.close()
 	server := newServer(w.broker.Handler(), log)
 	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}
 	log.InfoContext(ctx, "serving", "url", file.URL, "listen", listener.Addr().String(), "version", Version(), "policy", file.Compiled.Digest())
 
-	go func() {
+	var reloads sync.WaitGroup
+	defer reloads.Wait() // before w closes
+	reloads.Go(func() {
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-hup:
 				if err := reloadAll(ctx, env, path, w, &cert); err != nil {
-					log.ErrorContext(ctx, "reload refused: what was in force stays", "err", err)
+					log.ErrorContext(ctx, "reload refused: what was in force stays", "err", err, "hint", hintOf(err))
 					continue
 				}
 				log.InfoContext(ctx, "reloaded", "policy", w.file.Compiled.Digest())
 			}
 		}
-	}()
-	return run(ctx, w, server, func() error { return server.ServeTLS(listener, "", "") })
+	})
+	err = run(ctx, w, server, func() error { return server.ServeTLS(listener, "", "") })
+	stop() // also where it was serving that failed
+	if err == nil {
+		log.InfoContext(ctx, "stopped")
+	}
+	return err
 }
 
 // reloadAll checks file and certificate both before either takes force.
@@ -109,6 +125,7 @@ func reloadAll(ctx context.Context, env Env, path string, w *world, cert *certif
 	if err := w.reload(ctx, file); err != nil {
 		return err
 	}
+	fresh.warn(ctx, w.log, file.URL, env.Now())
 	cert.current.Store(fresh.current.Load())
 	return nil
 }
@@ -131,12 +148,13 @@ func run(ctx context.Context, w *world, server *http.Server, serve func() error)
 	const calls = 10 * time.Second
 	stop, done := context.WithTimeout(context.WithoutCancel(ctx), calls)
 	defer done()
-	err := errors.Join(server.Shutdown(stop), <-worked)
-	if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
-		err = errors.Join(err, fmt.Errorf("serving: %w", serr))
+	if err := server.Shutdown(stop); err != nil {
+		w.log.WarnContext(ctx, "calls were cut off", "err", err)
+		_ = server.Close() // so that Serve returns
 	}
-	if errors.Is(err, context.Canceled) {
-		return nil
+	err := <-worked
+	if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(fmt.Errorf("serving: %w", serr), err)
 	}
 	return err
 }
@@ -158,10 +176,19 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 func listen(ctx context.Context, addr string) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1}
 	l, err := lc.Listen(ctx, "tcp", addr)
-	if err != nil {
-		return nil, hinted{fmt.Errorf("listening: %w", err), "choose another address under `listen`, or stop what uses this one"}
+	if err == nil {
+		return l, nil
 	}
-	return l, nil
+	hint := ""
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		hint = "stop what uses this address, or choose another port"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		hint = "this machine has no such address; `listen: :PORT` takes all that it has"
+	case errors.Is(err, os.ErrPermission):
+		hint = "ports under 1024 need the capability CAP_NET_BIND_SERVICE: choose a higher one"
+	}
+	return nil, hinted{fmt.Errorf("listening: %w", err), hint}
 }
 
 // certificate is the broker's, swapped whole.
@@ -175,10 +202,33 @@ func (c *certificate) load(t *config.TLS) error {
 	}
 	pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
 	if err != nil {
-		return hinted{fmt.Errorf("tls: %w", err), "cert is the chain in PEM, the broker's own certificate first, and key its private key"}
+		hint := "cert is the chain in PEM, the broker's own certificate first, and key its private key"
+		if errors.Is(err, os.ErrPermission) {
+			hint = "the broker's user must be able to read both files, and nobody else the key"
+		}
+		return hinted{fmt.Errorf("tls: %w", err), hint}
 	}
 	c.current.Store(&pair)
 	return nil
+}
+
+// warn tells of a certificate that clients won't take. What stands in front of
+// the broker may not mind, so that it's no refusal.
+func (c *certificate) warn(ctx context.Context, log *slog.Logger, brokerURL string, now time.Time) {
+	leaf := c.current.Load().Leaf
+	switch {
+	case now.After(leaf.NotAfter):
+		log.WarnContext(ctx, "the certificate has expired: put a new one in its place and send SIGHUP", "expired", leaf.NotAfter.UTC())
+	case now.Before(leaf.NotBefore):
+		log.WarnContext(ctx, "the certificate isn't valid yet: is this machine's clock right?", "valid_from", leaf.NotBefore.UTC())
+	}
+	u, err := url.Parse(brokerURL)
+	if err == nil {
+		err = leaf.VerifyHostname(u.Hostname())
+	}
+	if err != nil {
+		log.WarnContext(ctx, "the certificate isn't one for the host of `url`: clients won't take it", "err", err)
+	}
 }
 
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {

@@ -41,6 +41,10 @@ func TestMain(m *testing.M) {
 	if guardian.IsGuardian(os.Args) {
 		os.Exit(guardian.Main(context.Background()))
 	}
+	// The race detector else holds up each program's exit by a second.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){
 		"runenv":        func() { os.Exit(cli.Main(cli.OSEnv())) },
 		"runenv-broker": func() { os.Exit(brokercli.Run(os.Args[1:], brokercli.OSEnv())) },

@@ -84,7 +84,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.env = append([]string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "DOCS_ROOT=" + root,
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TMPDIR=" + dir, "DOCS_ROOT=" + root, "GORACE=" + os.Getenv("GORACE"),
 		"SSL_CERT_FILE=" + ca, "RUNENV_CA_FILE=" + ca, "RUNENV_BROKER=" + w.url, "RUNENV_ROLE=migrate",
 	}, issuer.Environ()...)
 

@@ -288,6 +288,8 @@ func TestRetries(t *testing.T) {
 		"lease, busy and cut":       {lease, []clienttest.Fault{busy, wait3, clienttest.Cut}, 4, ""},
 		"lease, answers lost":       {lease, []clienttest.Fault{clienttest.Lose, clienttest.Lose}, 3, ""},
 		"lease, refused":            {lease, []clienttest.Fault{clienttest.Refuse(http.StatusForbidden, api.CodeAccessDenied, "")}, 1, api.CodeAccessDenied},
+		"lease, back end refused":   {lease, []clienttest.Fault{clienttest.Refuse(http.StatusBadGateway, api.CodeProviderDenied, "")}, 1, api.CodeProviderDenied},
+		"lease, back end hasn't it": {lease, []clienttest.Fault{clienttest.Refuse(http.StatusBadGateway, api.CodeProviderNotFound, "")}, 1, api.CodeProviderNotFound},
 		"lease, answer broken":      {lease, []clienttest.Fault{clienttest.Answer(http.StatusOK, nil, `{"leases":[{"env":[{"value":"`+canary)}, 1, "isn't RunEnv's"},
 		"end, busy and lost":        {end, []clienttest.Fault{busy, clienttest.Lose}, 3, ""},
 	} {

@@ -145,7 +145,7 @@ func (c *Client) request(ctx context.Context, cl call) (*http.Request, error) {
 }
 
 // refused turns an answer other than 200 into an error. 429 and 5xx may pass;
-// 501 won't.
+// 501 and a back end's own refusal won't.
 func (c *Client) refused(resp *http.Response) (retry, error) {
 	again := retry{
 		ok: resp.StatusCode == http.StatusTooManyRequests ||
@@ -158,6 +158,10 @@ func (c *Client) refused(resp *http.Response) (retry, error) {
 		return again, &answerError{status: resp.StatusCode, location: resp.Header.Get("Location")}
 	}
 	refusal.Status = resp.StatusCode
+	switch refusal.Code {
+	case api.CodeProviderDenied, api.CodeProviderNotFound:
+		again.ok = false // the back end has answered, and would answer so again
+	}
 	for _, s := range []*string{&refusal.Code, &refusal.Description, &refusal.RequestID, &refusal.Lease} {
 		*s = clean(*s)
 	}

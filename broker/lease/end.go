@@ -41,6 +41,7 @@ func (e *Engine) End(ctx context.Context, s store.Session, reason, request strin
 	e.work.Go(func() {
 		defer close(done)
 		e.finish(ctx, s.ID, rows)
+		e.Wake() // what failed is due again, sooner than Run may look
 	})
 	timer := time.NewTimer(wait)
 	defer timer.Stop()

@@ -242,7 +242,17 @@ type run struct {
 	done           chan struct{} // closed when it has ended
 	user, password string
 
+	passed counter // bytes of standard output, if they are counted
+
 	told *os.File
+}
+
+// A counter counts what is written.
+type counter struct{ atomic.Int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.Add(int64(len(p)))
+	return len(p), nil
 }
 
 // An order says how to start a run.
@@ -254,6 +264,7 @@ type order struct {
 	entry  []string // a program that starts runenv, which is its arguments
 	as     *syscall.Credential
 	direct bool // no role and no flags: args are runenv's own
+	count  bool // standard output is counted and not kept
 }
 
 // An output keeps what is written, for readers at the same time.
@@ -322,6 +333,9 @@ func (s *site) launch(t *testing.T, o order) *run {
 	}
 	r.stdin, r.cmd.Stdin = stdin, in
 	r.cmd.Stdout, r.cmd.Stderr = r.stdout, r.stderr
+	if o.count {
+		r.cmd.Stdout = &r.passed
+	}
 	r.cmd.WaitDelay = 5 * time.Second // a killed wrapper's command may hold the output open
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)

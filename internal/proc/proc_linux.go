@@ -57,17 +57,27 @@ func restoreCoreLimit(pid int) {
 	}
 }
 
-// DieWithParent asks the kernel to send this process TERM when its parent
-// ends, and sends it at once if that has happened during the call. A parent
-// that ended earlier can't be told from one that never was.
+// DieWithParent sees to it that this process gets TERM when its parent ends,
+// and at once if that has happened during the call. A parent that ended
+// earlier can't be told from one that never was. Call it once.
+//
+// The kernel tells of the end of the thread that made us, which in a parent
+// with threads (a runner in .NET, Go or Java) may end long before the parent
+// does. So it tells by a signal of our own, and who the parent is decides.
 func DieWithParent() error {
 	parent := os.Getppid()
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, parentSignal)
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(parentSignal), 0, 0, 0); err != nil {
+		signal.Stop(told)
 		return fmt.Errorf("asking for a signal at the parent's death: %w", err)
 	}
-	if os.Getppid() != parent {
-		return syscall.Kill(os.Getpid(), syscall.SIGTERM)
-	}
+	go func() {
+		for os.Getppid() == parent {
+			<-told
+		}
+		_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
+	}()
 	return nil
 }
 

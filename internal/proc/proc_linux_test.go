@@ -3,11 +3,13 @@ package proc_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
@@ -294,24 +296,85 @@ func TestT31HardenSelf(t *testing.T) {
 	}
 }
 
-// parentMode starts a follower and waits to be killed.
+// questions are so many that a signal sent before the first has long arrived
+// at the last.
+const questions = 100
+
+// parentMode starts a follower from a thread that ends, asks it whether it
+// still runs, and waits to be killed.
 func parentMode() int {
 	cmd := exec.Command(osExecutable())
+	ready, following, err := os.Pipe()
+	if err != nil {
+		return fail(err)
+	}
 	cmd.Env, cmd.Stdout, cmd.Stderr = env(modeVar+"=follower"), os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
+	cmd.ExtraFiles = []*os.File{following}
+	thread, release := make(chan int), make(chan struct{})
+	var starter func()
+	starter = func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with this func
+		if unix.Gettid() == os.Getpid() {
+			go starter() // the first thread never ends: it is kept out of the way
+			select {}
+		}
+		if err := cmd.Start(); err != nil {
+			os.Exit(fail(err))
+		}
+		thread <- unix.Gettid()
+		<-release
+	}
+	go starter()
+	tid := <-thread
+	if _, err := ready.Read(make([]byte, 1)); err != nil {
+		return fail(err)
+	}
+	close(release)
+	for {
+		if err := unix.Tgkill(os.Getpid(), tid, 0); errors.Is(err, syscall.ESRCH) {
+			break
+		}
+		runtime.Gosched()
+	}
+	for range questions {
+		if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+			return fail(err)
+		}
+		if _, err := ready.Read(make([]byte, 1)); err != nil {
+			return fail(err)
+		}
+	}
+	if err := cmd.Wait(); err != nil {
 		return fail(err)
 	}
 	return 0
 }
 
 func followerMode() int {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGTERM)
+	term, asked := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	signal.Notify(asked, syscall.SIGUSR1)
 	if err := proc.DieWithParent(); err != nil {
 		return fail(err)
 	}
 	fmt.Println("following")
-	<-c
+	ready := os.NewFile(3, "ready")
+	for range questions {
+		if _, err := ready.Write([]byte{1}); err != nil {
+			return fail(err)
+		}
+		select {
+		case <-term:
+			fmt.Println("told too early")
+			return 1
+		case <-asked:
+		}
+	}
+	if _, err := ready.Write([]byte{1}); err != nil {
+		return fail(err)
+	}
+	fmt.Println("still here")
+	<-term
 	fmt.Println("told")
 	return 0
 }
@@ -341,6 +404,7 @@ func TestT30DieWithParent(t *testing.T) {
 		}
 	}()
 	out.want("following")
+	out.want("still here") // though the thread that made it has ended
 	if err := parent.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -46,11 +46,15 @@ func Notify(terminal bool) (signals <-chan os.Signal, stop func()) {
 	return c, func() { signal.Stop(c) }
 }
 
+// parentSignal is what [DieWithParent] is told by: a real-time signal, which
+// nothing else sends.
+const parentSignal = syscall.Signal(62)
+
 // catchable leaves out what can't be caught, what the Go runtime and the C
 // library use themselves (URG, 32 to 34), and what concerns this process only.
 func catchable(n syscall.Signal) bool {
 	switch n {
-	case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGURG, 32, 33, 34:
+	case syscall.SIGKILL, syscall.SIGSTOP, syscall.SIGCHLD, syscall.SIGURG, 32, 33, 34, parentSignal:
 		return false
 	}
 	return true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base32"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -132,11 +133,16 @@ func New(cfg Config) (*Engine, error) {
 	return &Engine{cfg: cfg, worker: NewID("w"), wake: make(chan struct{}, 1)}, nil
 }
 
-// NewID returns kind, a hyphen and 128 random bits in [a-z2-7].
+// NewID returns kind, a hyphen, and 26 characters of [0-9a-v]: 48 bits of the
+// time in milliseconds and 80 random ones. Ids that sort by age keep a store's
+// inserts together, which doubles what a disk takes. An id is no capability.
 func NewID(kind string) string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return kind + "-" + strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))
+	_, _ = rand.Read(b[6:]) // never fails
+	ms := uint64(time.Now().UnixMilli())
+	binary.BigEndian.PutUint16(b[:2], uint16(ms>>32))
+	binary.BigEndian.PutUint32(b[2:6], uint32(ms))
+	return kind + "-" + strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))
 }
 
 // Wake makes the engine look for due work: a session was made, whose deadline

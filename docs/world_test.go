@@ -175,7 +175,7 @@ func (w *world) refusal(t *testing.T) string {
 		t.Fatal(err)
 	}
 	out, err := w.shell(t, "RUNENV_ID_TOKEN="+token+" runenv run --role migrate -- true")
-	id := regexp.MustCompile(`\[request (r-[a-z2-7]+)\]`).FindStringSubmatch(out)
+	id := regexp.MustCompile(`\[request (r-[0-9a-v]+)\]`).FindStringSubmatch(out)
 	if err == nil || id == nil {
 		t.Fatalf("a job of another branch = %v, want it refused:\n%s", err, out)
 	}

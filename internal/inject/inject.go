@@ -45,9 +45,11 @@ type Options struct {
 
 // withheld are the variables that could get the command more than its leases.
 var withheld = []string{
-	"ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL",
 	"RUNENV_BROKER", "RUNENV_ID_TOKEN", "RUNENV_ID_TOKEN_FILE",
 }
+
+// withheldPrefix begins those by which a GitHub job asks for its token.
+const withheldPrefix = "ACTIONS_ID_TOKEN_REQUEST_"
 
 // An Error says which variable can't be set. It has the cure as a hint.
 type Error struct {
@@ -110,13 +112,17 @@ func inherited(base []string, leased map[string]string, opt Options) []string {
 			continue
 		}
 		seen[name] = true
-		if _, ok := leased[name]; ok || !opt.PassCIToken && slices.Contains(withheld, name) {
+		if _, ok := leased[name]; ok || !opt.PassCIToken && isWithheld(name) {
 			continue
 		}
 		out = append(out, kv)
 	}
 	slices.Reverse(out)
 	return out
+}
+
+func isWithheld(name string) bool {
+	return slices.Contains(withheld, name) || strings.HasPrefix(name, withheldPrefix)
 }
 
 // nameOf gives "" for what is no setting. Windows keeps each drive's directory

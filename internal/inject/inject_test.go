@@ -41,6 +41,7 @@ func TestEnviron(t *testing.T) {
 		{"a drive of Windows", []string{`=C:=C:\work`}, nil, Options{}, []string{`=C:=C:\work`}},
 		{"the CI's token", append([]string{"A=1"}, ci...), nil, Options{}, []string{"A=1"}},
 		{"the CI's token, asked for", ci, nil, Options{PassCIToken: true}, ci},
+		{"a newer one of the kind goes", []string{"ACTIONS_ID_TOKEN_REQUEST_PROOF=1", "A=2"}, nil, Options{}, []string{"A=2"}},
 		{"names near it stay", []string{"ACTIONS_ID_TOKEN=1", "ACTIONS_RUNTIME_TOKEN=2", "RUNENV_ROLE=3", "runenv_broker=4"}, nil, Options{},
 			[]string{"ACTIONS_ID_TOKEN=1", "ACTIONS_RUNTIME_TOKEN=2", "RUNENV_ROLE=3", "runenv_broker=4"}},
 		{"inherited names aren't judged", []string{"PATH=/bin", "LD_PRELOAD=x"}, nil, Options{}, []string{"PATH=/bin", "LD_PRELOAD=x"}},

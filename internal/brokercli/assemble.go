@@ -407,5 +407,9 @@ func openStore(ctx context.Context, file *config.File, log *slog.Logger) (store.
 	if file.Store == "memory:" {
 		path = sqlite.Memory
 	}
-	return sqlite.Open(ctx, sqlite.Config{Path: path, Log: log})
+	s, err := sqlite.Open(ctx, sqlite.Config{Path: path, Log: log})
+	if err != nil {
+		return nil, err // s would be a store that isn't nil, and isn't there
+	}
+	return s, nil
 }

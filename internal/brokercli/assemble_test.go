@@ -420,3 +420,13 @@ func TestSameIssuers(t *testing.T) {
 		t.Error("issuers with a file are taken for the same")
 	}
 }
+
+func TestAssembleSaysWhyTheStoreDoesntOpen(t *testing.T) {
+	t.Parallel()
+	file := parse(t, fmt.Sprintf(served, ""), false)
+	file.Store = "sqlite:" + filepath.Join(t.TempDir(), "nowhere", "broker.db")
+	w, err := assemble(t.Context(), testEnv(), file, false, slog.New(slog.DiscardHandler))
+	if w != nil || err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("assemble = %v, %v, want an error that names the store's folder", w, err)
+	}
+}

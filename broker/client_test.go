@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 
 	"github.com/runenv/action/broker/api"
@@ -52,7 +53,7 @@ func TestClient(t *testing.T) {
 	if err != nil || len(ended.Leases) != 2 || ended.Leases[1].State != "revoked" {
 		t.Errorf("end = %+v, %v", ended, err)
 	}
-	if e, ok := (<-kept).(*client.EndedError); !ok || e.Reason != "client" {
+	if e, ok := errors.AsType[*client.EndedError](<-kept); !ok || e.Reason != "client" {
 		t.Errorf("KeepAlive = %v, want the session's end", e)
 	}
 	if r.vault.Leases() != 0 || r.vault.Tokens() != 0 {

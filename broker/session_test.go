@@ -28,7 +28,7 @@ func (s *session) watch(ctx context.Context) *stream {
 	for _, o := range s.proved(http.MethodGet, api.PathWatch) {
 		o(req)
 	}
-	resp, err := s.r.http.Do(req)
+	resp, err := s.r.http.Do(req) //nolint:bodyclose // by the goroutine that reads it
 	if err != nil {
 		s.r.t.Fatal(err)
 	}

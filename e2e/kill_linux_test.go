@@ -194,6 +194,22 @@ func TestSignalsBeforeAndAfterTheCommand(t *testing.T) {
 		close(release) // the guardian goes on
 		s.gone(t, r, 5*time.Second, "the end of the stall")
 	})
+	t.Run("Vault hangs in the clean-up", func(t *testing.T) {
+		t.Parallel()
+		s := c.newSite(t, plan{back: true})
+		r := s.start(t, order{script: tell + hold + `; exit 7`})
+		stalled, release := make(chan struct{}, 1), make(chan struct{})
+		s.back.Meddle(stallAt(stalled, "/v1/sys/leases/revoke", release))
+		r.release()
+		await(t, stalled, r)
+		r.signal(t, syscall.SIGINT)
+		r.signal(t, syscall.SIGTERM)
+		if got := r.status(t, 3*time.Second); got != 7 {
+			t.Errorf("runenv run ends with %d, want the command's own 7", got)
+		}
+		close(release) // the broker goes on
+		s.gone(t, r, 5*time.Second, "the end of the stall")
+	})
 }
 
 // ends signals a run before its command has begun: it ends as a shell would

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -72,6 +73,7 @@ func TestScripts(t *testing.T) {
 			"replace": replaceCmd,
 			"capture": captureCmd,
 			"auditor": auditorCmd,
+			"hold":    holdCmd,
 			"status":  statusCmd,
 			"await":   awaitCmd,
 			"signal":  signalCmd,
@@ -202,6 +204,19 @@ func auditorCmd(ts *testscript.TestScript, _ bool, args []string) {
 	var discovery api.Discovery
 	ts.Check(json.NewDecoder(resp.Body).Decode(&discovery))
 	ts.Setenv(args[1], discovery.AuditKey)
+}
+
+// hold ADDRESS: leaves a call there that never ends its body.
+func holdCmd(ts *testscript.TestScript, _ bool, args []string) {
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}}
+	conn, err := dialer.DialContext(context.Background(), "tcp", args[0])
+	ts.Check(err)
+	ts.Defer(func() { _ = conn.Close() })
+	// The server asks for the body once its handler reads it.
+	_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n", api.PathToken, args[0])
+	ts.Check(err)
+	_, err = io.ReadFull(conn, make([]byte, len("HTTP/1.1 100 Continue")))
+	ts.Check(err)
 }
 
 // status N COMMAND...: like exec, for an exact exit status.

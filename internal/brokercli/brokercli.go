@@ -207,10 +207,13 @@ func Version() string {
 }
 
 // untilStopped is ctx that ends with SIGINT or SIGTERM. A second signal finds
-// its default: it ends the program at once.
-func untilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
+// its default, from when stopping is called on: it ends the program at once.
+func untilStopped(ctx context.Context, stopping func()) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() {
+		stop()
+		stopping()
+	})
 	return ctx, stop
 }
 

@@ -83,7 +83,7 @@ type devWorld struct {
 func dev(ctx context.Context, env Env, path string, command []string, log *slog.Logger) error {
 	if len(command) == 0 {
 		var stop context.CancelFunc
-		ctx, stop = untilStopped(ctx)
+		ctx, stop = untilStopped(ctx, func() {})
 		defer stop()
 	}
 	d, err := newDev(ctx, env, path, log)

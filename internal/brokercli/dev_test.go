@@ -2,6 +2,7 @@ package brokercli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/runenv/action/broker/audit"
 	"github.com/runenv/action/broker/config"
+	"github.com/runenv/action/broker/store"
 )
 
 func TestOnlyLocal(t *testing.T) {
@@ -109,5 +111,39 @@ func TestStory(t *testing.T) {
 	}
 	if got := story([]byte("no JSON")); got != "" {
 		t.Errorf("story of no record = %q", got)
+	}
+}
+
+// A session that outlives its command is told, and waited for within bounds.
+func TestSettleCountsWhatLives(t *testing.T) {
+	t.Parallel()
+	d := &devWorld{world: newWorld(t)}
+	if live := d.settle(t.Context()); live != 0 {
+		t.Errorf("settle of a new world = %d", live)
+	}
+	now := time.Now()
+	created, err := audit.Record{Time: now, Event: "session.created", Session: "s-1"}.Entry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.store.CreateSession(t.Context(), now, store.NewSession{
+		Session: store.Session{
+			ID: "s-1", Role: "demo", Issuer: "github", Job: "1", Thumbprint: "t", AccessHash: []byte("a"), EndHash: []byte("e"),
+			CreatedAt: now, HardEnd: now.Add(time.Hour), Deadline: now.Add(time.Minute), HeartbeatTimeout: time.Minute,
+		},
+		Proof: store.Proof{Thumbprint: "t", JTI: "p", Expires: now.Add(time.Minute)}, Limit: 1,
+		Token:   store.Token{Issuer: "github", JTI: "j", Expires: now.Add(time.Minute), Body: []byte("b")},
+		Entries: []store.Entry{created}, EndedEntry: created,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if live := d.settle(ctx); live != 1 {
+		t.Errorf("settle with a live session = %d, want 1", live)
+	}
+	env := testEnv()
+	if err := d.tell(t.Context(), env, 0); err != nil || !strings.Contains(env.Stderr.(*bytes.Buffer).String(), "sessions still live: 1; ") {
+		t.Errorf("tell = %v and says\n%s", err, env.Stderr)
 	}
 }

@@ -55,7 +55,7 @@ on after the next start.`,
 }
 
 func serve(ctx context.Context, env Env, path string, log *slog.Logger) error {
-	ctx, stop := untilStopped(ctx)
+	ctx, stop := untilStopped(ctx, func() { log.Info("stopping", "calls_have", calls) })
 	defer stop()
 	if err := proc.HardenSelf(); err != nil {
 		log.WarnContext(ctx, "this process can be traced or dumped by others of its user", "err", err)
@@ -130,6 +130,9 @@ func reloadAll(ctx context.Context, env Env, path string, w *world, cert *certif
 	return nil
 }
 
+// calls bounds how long a broker that stops waits for the calls under way.
+const calls = 10 * time.Second
+
 // run serves until ctx ends, and then lets calls finish.
 func run(ctx context.Context, w *world, server *http.Server, serve func() error) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -145,7 +148,6 @@ func run(ctx context.Context, w *world, server *http.Server, serve func() error)
 		served <- serve()
 	}()
 	<-ctx.Done()
-	const calls = 10 * time.Second
 	stop, done := context.WithTimeout(context.WithoutCancel(ctx), calls)
 	defer done()
 	if err := server.Shutdown(stop); err != nil {

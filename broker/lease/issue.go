@@ -172,7 +172,8 @@ func (e *Engine) intend(ctx context.Context, p *plan) error {
 	for _, it := range p.items {
 		in.Leases = append(in.Leases, it.row)
 	}
-	return e.cfg.Store.Intend(ctx, e.cfg.Now(), in)
+	// A caller that hangs up now would leave rows that nobody rolls back.
+	return e.cfg.Store.Intend(context.WithoutCancel(ctx), e.cfg.Now(), in)
 }
 
 // logIn makes the fresh logins, all at once, and records them together with

@@ -178,14 +178,20 @@ func (e *Engine) dueActive(ctx context.Context, s store.Session, row store.Lease
 	c := store.Change{Lease: row.ID, From: []store.State{store.Active}, Epoch: row.Epoch, Attempts: row.Attempts}
 	capped := !row.EndsAt.IsZero() && !now.Before(row.EndsAt)
 	reason := "cap"
-	if !s.Live(now) {
+	// A renewal whose answer got lost may have moved the end beyond the one
+	// that is known, up to DiesBy.
+	expired := !row.ExpiresAt.IsZero() && !now.Before(row.ExpiresAt)
+	switch {
+	case !s.Live(now):
 		reason = "session_ended"
+	case expired:
+		reason = "renewal_unknown"
 	}
 	switch {
-	case !row.ExpiresAt.IsZero() && !now.Before(row.ExpiresAt):
+	case expired && !now.Before(row.DiesBy):
 		c.To = store.Expired
 		c.Entries = []store.Entry{e.entry(kind(row)+"expired", row, "", "")}
-	case capped || !s.Live(now):
+	case expired || capped || !s.Live(now):
 		c.To, c.NextAt = over(row, now)
 		c.Entries = []store.Entry{e.entry(kind(row)+string(c.To), row, "", reason)}
 	default:
@@ -206,6 +212,7 @@ func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease,
 	c.Else, _ = over(row, e.cfg.Now())
 	c.ElseEntries = []store.Entry{e.entry(kind+string(c.Else), row, "", "session_ended")}
 	renewed, err := e.renew(ctx, s, row)
+	c.Epoch = renewed.Epoch
 	now := e.cfg.Now()
 	switch {
 	case err == nil:
@@ -217,6 +224,7 @@ func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease,
 		}
 	case errors.Is(err, errNotRenewed) || providers.Void(err):
 		// It lives on to its present end.
+		c.DiesBy = row.DiesBy
 		c.NextAt = earliest(row.ExpiresAt, row.EndsAt)
 		c.Entries = []store.Entry{e.entry(kind+"not_renewed", row, "", class(err))}
 		e.cfg.Log.WarnContext(ctx, "a lease isn't renewed", "lease", row.ID, "name", row.Name, "expires_at", row.ExpiresAt, "err", err)
@@ -232,7 +240,43 @@ func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease,
 // errNotRenewed: today's policy, or the kind of credential, forbids it.
 var errNotRenewed = errors.New("not renewed")
 
-// renew asks the back end and returns the row with its new times.
+// foresee makes durable how long the credential lives at most if it is now
+// renewed by ttl, before the back end is asked: should the answer get lost, the
+// row says no less than what is true. It gives up the claim, and returns the
+// row as it is then.
+func (e *Engine) foresee(ctx context.Context, s store.Session, row store.Lease, ttl time.Duration) (store.Lease, error) {
+	now := e.cfg.Now()
+	diesBy := boundOf(s, row, now.Add(revokeTimeout+ttl))
+	if !diesBy.After(row.DiesBy) {
+		return row, nil
+	}
+	next := row.NextAt
+	if !next.After(now) {
+		next = now.Add(claimFor)
+	}
+	err := e.advance(ctx, []store.Change{{
+		Lease: row.ID, From: []store.State{store.Active}, Epoch: row.Epoch, To: store.Active,
+		DiesBy: diesBy, NextAt: next, Attempts: row.Attempts, NeedsLive: true,
+	}})
+	if err != nil {
+		return row, err
+	}
+	row.DiesBy, row.NextAt, row.Epoch = diesBy, next, 0
+	return row, nil
+}
+
+// boundOf is the bound of a credential's life that expires lowers: what was
+// made under a login ends with it, and no login is renewed past its session's
+// hard end.
+func boundOf(s store.Session, row store.Lease, expires time.Time) time.Time {
+	if row.Login == "" {
+		return expires
+	}
+	return earliest(expires, s.HardEnd.Add(providers.LoginTTL))
+}
+
+// renew asks the back end and returns the row with its new times. After an
+// error it is the row as the store has it.
 func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (store.Lease, error) {
 	p, ok := e.cfg.Provider(row.Provider)
 	if !ok {
@@ -248,6 +292,9 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (s
 		loginer, ok := p.(providers.Loginer)
 		if !ok {
 			return row, errNotRenewed
+		}
+		if row, err = e.foresee(ctx, s, row, providers.LoginTTL); err != nil {
+			return row, err
 		}
 		expires, err := e.lengthenLogin(ctx, loginer, row.Provider, handle)
 		if err != nil {
@@ -269,15 +316,15 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (s
 	if ttl <= 0 {
 		return row, errNotRenewed
 	}
+	if row, err = e.foresee(ctx, s, row, ttl); err != nil {
+		return row, err
+	}
 	expires, err := e.lengthen(ctx, renewer, row.Provider, handle, login.handle, ttl)
 	if err != nil {
 		return row, err
 	}
 	row.PolicyDigest = digest
-	row.ExpiresAt = expires
-	if row.Login == "" {
-		row.DiesBy = expires
-	}
+	row.ExpiresAt, row.DiesBy = expires, boundOf(s, row, expires)
 	return row, nil
 }
 
@@ -300,10 +347,14 @@ func (e *Engine) Renew(ctx context.Context, s store.Session, row store.Lease, re
 	if row.State != store.Active || !e.canRenew(row) {
 		return row, store.ErrConflict
 	}
+	row.Epoch = 0 // of somebody's claim
 	renewed, err := e.renew(ctx, s, row)
 	if err != nil {
-		if errors.Is(err, errNotRenewed) {
+		switch {
+		case errors.Is(err, errNotRenewed):
 			return row, fmt.Errorf("%w: %w", store.ErrConflict, err)
+		case errors.Is(err, store.ErrEnded), errors.Is(err, store.ErrConflict):
+			return row, err
 		}
 		return row, &Failure{Lease: row.Name, Err: err}
 	}

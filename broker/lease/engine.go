@@ -116,7 +116,7 @@ type Engine struct {
 	worker string
 	locks  keyed
 	wake   chan struct{}
-	work   sync.WaitGroup
+	work   tasks
 }
 
 // New checks the configuration.

@@ -65,6 +65,8 @@ type Options struct {
 	// credential fields, the store may be in memory, http is spoken on
 	// loopback literals, and `tls` may be absent.
 	Dev bool
+
+	main string // path of the main file, by [loader.load]
 }
 
 // A File is the broker's file, checked.

@@ -169,6 +169,10 @@ func (d *decoder) credential(n *node, path string) (secret.Value, bool) {
 	}
 	scheme, name, isRef, found := wholeRef(s)
 	switch {
+	case found && n.pos.File != d.opt.main:
+		// Whoever writes it reads with the broker's eyes: its own keys, and
+		// other teams' credentials.
+		d.add(n, path, "${env:…} and ${file:…} stand in the main file only", "move this lease there; an included file's credentials come from a provider such as vault")
 	case found && !isRef:
 		d.add(n, path, "a reference stands for the whole value", "write ${env:NAME} or ${file:PATH} and nothing around it")
 	case !found && !d.opt.Dev:

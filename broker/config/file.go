@@ -113,6 +113,7 @@ func (l *loader) add(pos Pos, path, message, hint string) {
 }
 
 func (l *loader) load(name string, data []byte) (*File, error) {
+	l.opt.main = name
 	root, problems := l.parse(name, data)
 	if root == nil || len(problems) > 0 {
 		return nil, finish(problems)

@@ -168,7 +168,7 @@ func (r *registry) add(m map[string]providers.Provider) (undo func()) {
 type world struct {
 	file     *config.File
 	dev      bool
-	now      func() time.Time // the wall
+	now      func() time.Time // the wall's time, then the broker's own
 	log      *slog.Logger
 	store    store.Store
 	audit    *audit.Log
@@ -238,6 +238,10 @@ func assemble(ctx context.Context, env Env, file *config.File, dev bool, log *sl
 	return w, err
 }
 
+// time is for what is made before the store can say how late it is: tokens are
+// judged by the same clock that says when they are forgotten (T24).
+func (w *world) time() time.Time { return w.now() }
+
 func (w *world) close() {
 	if w.verifier != nil {
 		w.verifier.Close()
@@ -259,13 +263,13 @@ type compiled struct {
 // compile changes nothing that is in force. The verifier is the one in force
 // where the issuers are the same, and with it the keys at hand.
 func (w *world) compile(file *config.File) (*compiled, error) {
-	parts, err := open(file, w.dev, w.now, w.log)
+	parts, err := open(file, w.dev, w.time, w.log)
 	if err != nil {
 		return nil, err
 	}
 	verifier := w.verifier
 	if verifier == nil || !sameIssuers(w.file.Issuers, file.Issuers) {
-		if verifier, err = verifierOf(file, w.dev, w.now, w.log); err != nil {
+		if verifier, err = verifierOf(file, w.dev, w.time, w.log); err != nil {
 			return nil, err
 		}
 	}

@@ -3,8 +3,10 @@ package vault
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 
+	"github.com/runenv/action/providers"
 	"github.com/runenv/action/secret"
 )
 
@@ -15,6 +17,7 @@ const maxHandleBytes = 8 << 10
 // loginHandle and leaseHandle are what the broker keeps sealed, as JSON.
 type loginHandle struct {
 	Token string `json:"token"`
+	At    string `json:"at"` // see [Provider.at]
 }
 
 type leaseHandle struct {
@@ -26,13 +29,29 @@ func seal(handle any) (secret.Value, error) {
 	return secret.New(b), err
 }
 
-func openLogin(h secret.Value) (token string, err error) {
+func openLogin(h secret.Value) (loginHandle, error) {
 	var l loginHandle
 	if !unmarshalStrict(h.Reveal(), &l) || !isToken([]byte(l.Token)) {
-		return "", invalid("a login's handle that isn't one of this provider's")
+		return loginHandle{}, invalid("a login's handle that isn't one of this provider's")
 	}
-	return l.Token, nil
+	return l, nil
 }
+
+// token is that of a login made here. Another Vault, to which the entry was
+// turned since, isn't shown it; its word that it doesn't know the token would
+// be taken for the token's end.
+func (p *Provider) token(login secret.Value) (string, error) {
+	l, err := openLogin(login)
+	if err == nil && l.At != p.at() {
+		err = hinted(fmt.Sprintf("a login that was made at another address or namespace than this provider has now: %v", providers.ErrUnavailable),
+			"it ends there by its own time; to end it at once, put the old address back",
+			providers.ErrUnavailable, providers.ErrNotIssued)
+	}
+	return l.Token, err
+}
+
+// at names the Vault and its namespace.
+func (p *Provider) at() string { return p.client.Address() + "/" + p.namespace }
 
 func openLease(h secret.Value) (id string, err error) {
 	var l leaseHandle

@@ -70,8 +70,8 @@ func FuzzHandle(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h := secret.New(b)
-		if token, err := openLogin(h); err == nil && strings.ContainsAny(token, "\r\n \x00") {
-			t.Errorf("a token that can't stand in a header: %q", token)
+		if l, err := openLogin(h); err == nil && strings.ContainsAny(l.Token, "\r\n \x00") {
+			t.Errorf("a token that can't stand in a header: %q", l.Token)
 		}
 		if id, err := openLease(h); err == nil && strings.ContainsAny(id, "\r\n\x00") {
 			t.Errorf("a lease id with control characters: %q", id)

@@ -176,7 +176,7 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (*providers
 	if err != nil {
 		return nil, invalid("%v", err)
 	}
-	token, err := openLogin(req.Login)
+	token, err := p.token(req.Login)
 	if err != nil {
 		return nil, err
 	}

@@ -83,7 +83,7 @@ func (p *Provider) accept(ctx context.Context, auth *answerAuth, role string) (*
 		return nil, malformed("logging in", "gave a token that lives longer than an hour and can't be shortened",
 			fmt.Sprintf("set token_ttl=5m and no token_period on the Vault role %s", p.role(role)))
 	}
-	handle, err := seal(loginHandle{auth.ClientToken})
+	handle, err := seal(loginHandle{auth.ClientToken, p.at()})
 	if err != nil {
 		return nil, malformed("logging in", "gave a token that can't be kept", "")
 	}
@@ -92,7 +92,7 @@ func (p *Provider) accept(ctx context.Context, auth *answerAuth, role string) (*
 
 // RenewLogin asks for another [providers.LoginTTL].
 func (p *Provider) RenewLogin(ctx context.Context, login secret.Value) (time.Time, error) {
-	token, err := openLogin(login)
+	token, err := p.token(login)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -120,7 +120,7 @@ func (p *Provider) renewSelf(ctx context.Context, token string) (time.Duration, 
 // Logout revokes the token, and Vault every lease made with it; for the
 // leases that takes it about a second more.
 func (p *Provider) Logout(ctx context.Context, login secret.Value) error {
-	token, err := openLogin(login)
+	token, err := p.token(login)
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func increment(ttl time.Duration) int {
 
 // Renew asks for another ttl.
 func (p *Provider) Renew(ctx context.Context, handle, login secret.Value, ttl time.Duration) (time.Time, error) {
-	id, token, err := openBoth(handle, login)
+	id, token, err := p.openBoth(handle, login)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -229,7 +229,7 @@ func (p *Provider) Renew(ctx context.Context, handle, login secret.Value, ttl ti
 // Revoke ends a lease and returns when it has ended. Where the policy doesn't
 // allow that, the usual case, it is [providers.ErrWithLogin].
 func (p *Provider) Revoke(ctx context.Context, handle, login secret.Value) error {
-	id, token, err := openBoth(handle, login)
+	id, token, err := p.openBoth(handle, login)
 	if err != nil {
 		return err
 	}
@@ -252,11 +252,11 @@ func (p *Provider) revoke(ctx context.Context, id, token string) error {
 	return err
 }
 
-func openBoth(handle, login secret.Value) (id, token string, err error) {
+func (p *Provider) openBoth(handle, login secret.Value) (id, token string, err error) {
 	if id, err = openLease(handle); err != nil {
 		return "", "", err
 	}
-	token, err = openLogin(login)
+	token, err = p.token(login)
 	return id, token, err
 }
 

@@ -38,6 +38,9 @@ const (
 	// streamGrace is what the end of a watch stream leaves: a death, or a
 	// proxy's idle cut after which a heartbeat comes.
 	streamGrace = 30 * time.Second
+	// streamWrite bounds how long a stream's client may leave an event unread
+	// when no buffer on the way has room for it.
+	streamWrite = 10 * time.Second
 	// maxTokenClaim bounds what the broker's own tokens say of a job, in bytes.
 	maxTokenClaim = 512
 )

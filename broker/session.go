@@ -209,8 +209,12 @@ func (b *Broker) watch(w http.ResponseWriter, r *http.Request, _ string) error {
 		if err != nil {
 			return false
 		}
+		// One that isn't read is given up, and doesn't stay for ever.
+		if rc.SetWriteDeadline(time.Now().Add(streamWrite)) != nil {
+			return false
+		}
 		_, err = w.Write(append(line, '\n'))
-		return err == nil && rc.Flush() == nil
+		return err == nil && rc.Flush() == nil && rc.SetWriteDeadline(time.Time{}) == nil
 	}
 	if !write(api.Event{Event: api.EventHello}) {
 		b.left(s, leave())

@@ -127,7 +127,14 @@ func checkPath(t providers.Template) error {
 	if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f || strings.ContainsRune(`?#%\*`, r) }) {
 		return errors.New("`path` holds one of ? # % \\ * or a control character")
 	}
-	if first, _, _ := strings.Cut(text, "/"); first == "sys" || first == "auth" || first == "cubbyhole" {
+	return checkMount(text)
+}
+
+// checkMount refuses Vault's own paths: auth/token/lookup-self would give a job
+// the session's own token. It looks at a template and at what became of it.
+func checkMount(path string) error {
+	switch first, _, _ := strings.Cut(path, "/"); first {
+	case "sys", "auth", "cubbyhole":
 		return fmt.Errorf("`path` is under %s/, which holds no credentials for jobs", first)
 	}
 	return nil
@@ -135,7 +142,10 @@ func checkPath(t providers.Template) error {
 
 // expand resolves the templates.
 func (d *definition) expand(vars providers.Vars) (path string, body map[string]any, err error) {
-	if path, err = d.path.Expand(vars); err != nil || d.params == nil {
+	if path, err = d.path.Expand(vars); err == nil {
+		err = checkMount(path)
+	}
+	if err != nil || d.params == nil {
 		return path, nil, err
 	}
 	body = make(map[string]any, len(d.params))

@@ -132,6 +132,9 @@ func (c *Client) URL() string { return c.url }
 // case, without path, user or default port. Plain http is for loopback
 // addresses, written as numbers.
 func CheckURL(s string) error {
+	if strings.Contains(s, "@") {
+		return &urlError{"", "it holds a user's name"} // and maybe a password
+	}
 	u, err := url.Parse(s)
 	if err != nil {
 		return &urlError{s, "it can't be parsed"}
@@ -141,8 +144,6 @@ func CheckURL(s string) error {
 	switch {
 	case u.Scheme == "" || host == "" || u.Opaque != "":
 		return &urlError{s, "it has no scheme or no host"}
-	case u.User != nil:
-		return &urlError{"", "it holds a user's name"} // and maybe a password
 	case s != strings.ToLower(s):
 		return &urlError{s, "it isn't in lower case"}
 	case u.Path != "" || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#"):

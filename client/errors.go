@@ -34,7 +34,7 @@ func (e *Error) Hint() string {
 		return e.hint
 	}
 	show := ""
-	if e.Refusal.RequestID != "" {
+	if pastable(e.Refusal.RequestID) {
 		show = "; the broker's operator reads the reason with: runenv-broker audit show " + e.Refusal.RequestID
 	}
 	switch e.Refusal.Code {
@@ -54,6 +54,12 @@ func (e *Error) Hint() string {
 		return "a session ends at its hard end, or after missed heartbeats" + show
 	}
 	return strings.TrimPrefix(show, "; ")
+}
+
+// pastable says whether an id can be an argument in a shell, and no flag.
+func pastable(id string) bool {
+	return id != "" && len(id) <= 64 && id[0] != '-' &&
+		strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == ""
 }
 
 // An UnreachableError says that the broker's answer didn't arrive.
@@ -123,4 +129,18 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// cleanLease does so to every text of a lease; the names and values of its
+// variables are for whoever sets them to judge.
+func cleanLease(l *api.Lease) {
+	for _, s := range []*string{&l.ID, &l.Name, &l.Provider, &l.State, &l.Revocability} {
+		*s = clean(*s)
+	}
+}
+
+func cleanLeases(leases []api.Lease) {
+	for i := range leases {
+		cleanLease(&leases[i])
+	}
 }

@@ -196,6 +196,7 @@ func (s *Session) stream(ctx context.Context, on func(api.Event)) (opened bool, 
 		case event.Event == api.EventEnded:
 			return true, &EndedError{clean(event.Reason)}, nil
 		case event.Lease != nil && on != nil:
+			cleanLease(event.Lease)
 			on(event)
 		}
 	}

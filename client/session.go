@@ -229,6 +229,7 @@ func (s *Session) Lease(ctx context.Context, names ...string) ([]api.Lease, erro
 	if err != nil {
 		return nil, err
 	}
+	cleanLeases(answer.Leases)
 	return answer.Leases, nil
 }
 
@@ -246,6 +247,7 @@ func (s *Session) Renew(ctx context.Context, id string) (api.Lease, error) {
 		limit:      api.MaxRequest,
 		tryTimeout: leaseTryTimeout,
 	}, &answer)
+	cleanLease(&answer)
 	return answer, err
 }
 
@@ -278,5 +280,6 @@ func (s *Session) end(ctx context.Context, authorize func(*http.Request) error) 
 		authorize: authorize,
 		limit:     api.MaxAnswer,
 	}, &ended)
+	cleanLeases(ended.Leases)
 	return ended, err
 }

@@ -197,6 +197,7 @@ func IsGuardian(args []string) bool { return len(args) == 2 && args[1] == argume
 // process to end.
 func Main(ctx context.Context) int {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
+	closeInherited()
 	if err := proc.HardenSelf(); err != nil {
 		return 1
 	}

@@ -127,7 +127,26 @@ type fileSource string
 
 func (fileSource) Name() string { return VarTokenFile }
 
-func (s fileSource) Token(context.Context, string) (secret.Value, error) {
+// Token gives up with ctx, though the file may be a pipe that nobody writes to.
+func (s fileSource) Token(ctx context.Context, _ string) (secret.Value, error) {
+	type result struct {
+		token secret.Value
+		err   error
+	}
+	read := make(chan result, 1)
+	go func() {
+		token, err := s.read()
+		read <- result{token, err}
+	}()
+	select {
+	case r := <-read:
+		return r.token, r.err
+	case <-ctx.Done():
+		return secret.Value{}, fmt.Errorf("reading %s: %w", VarTokenFile, context.Cause(ctx))
+	}
+}
+
+func (s fileSource) read() (secret.Value, error) {
 	f, err := os.Open(string(s))
 	if err != nil {
 		return secret.Value{}, fmt.Errorf("reading %s: %w", VarTokenFile, err)

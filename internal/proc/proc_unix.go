@@ -29,8 +29,10 @@ func OnTerminal() bool {
 
 // Notify subscribes to the signals that [Run] passes on. With a terminal, the
 // ones that stop and continue a job keep their effect on this process, so that
-// the shell's job control works. A signal that was ignored when this process
-// began stays ignored, for the child too. Call stop when done.
+// the shell's job control works. SIGHUP and SIGINT, if they were ignored when
+// this process began, stay ignored, for the child too; of other signals Go's
+// runtime can't tell, so the child begins with their defaults. Call stop when
+// done.
 //
 // SIGPIPE is subscribed to as well, and passed on to nobody: a closed stdout
 // would otherwise kill a Go program before it can clean up.

@@ -5,6 +5,7 @@
 set -eu
 bench=$1 benchtime=$2
 shift 2
+busy=$(uptime | sed 's/.*load average[s]*: //; s/,.*//')
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
 
@@ -24,6 +25,7 @@ cpu=$(sed -n 's/^cpu: //p' "$out" | head -n 1)
 cores=$(getconf _NPROCESSORS_ONLN)
 echo
 echo "machine: $cpu, $cores cores, $(uname -sr), $(go version | cut -d' ' -f3), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+echo "load average before the start: $busy (over a fifth of the cores, and the times are of other work too)"
 echo
 awk '
 	# A name, how often it ran, then numbers and their units.

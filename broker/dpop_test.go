@@ -207,7 +207,7 @@ func TestT13ProofReplayed(t *testing.T) {
 	p := r.proof(k, http.MethodPost, api.PathToken, "")
 	r.opened(k, r.exchange(k, r.jobToken(), "prod", dpop(p)))
 	a := r.exchange(k, r.jobToken(), "prod", dpop(p))
-	if !a.is(http.StatusBadRequest, api.CodeInvalidRequest) || events(r.audited(a.refusal().RequestID)) != "session.refused(replayed)" {
+	if !a.is(http.StatusBadRequest, api.CodeInvalidDPoP) || events(r.audited(a.refusal().RequestID)) != "session.refused(replayed)" {
 		t.Errorf("exchange with a used proof = %v, %v", a, events(r.audited(a.refusal().RequestID)))
 	}
 	// The same id with a new signature and time is used as well.

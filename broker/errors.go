@@ -95,7 +95,7 @@ func toAPI(err error) *api.Error {
 	switch {
 	case errors.Is(err, store.ErrEnded):
 		return &api.Error{Status: http.StatusUnauthorized, Code: api.CodeSessionEnded, Description: "the session has ended"}
-	case errors.Is(err, store.ErrReplayed):
+	case errors.Is(err, store.ErrProofReplayed):
 		return &api.Error{Status: http.StatusUnauthorized, Code: api.CodeInvalidDPoP, Description: "the proof was used before"}
 	case errors.Is(err, store.ErrLimit):
 		return &api.Error{Status: http.StatusForbidden, Code: api.CodeLimitExceeded, Description: "the role's limit is reached"}

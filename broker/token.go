@@ -239,6 +239,9 @@ func (b *Broker) open(ctx context.Context, rules *Rules, request string, id *ide
 		if rerr := b.recordRefusal(ctx, rules, refused, id); rerr != nil {
 			return api.Token{}, rerr
 		}
+		if errors.Is(err, store.ErrProofReplayed) {
+			return api.Token{}, refuse(http.StatusBadRequest, api.CodeInvalidDPoP, "the DPoP proof was used before", err)
+		}
 		return api.Token{}, badRequest("the subject token isn't accepted", err)
 	case errors.Is(err, store.ErrLimit):
 		refused.Reason = "session_limit"

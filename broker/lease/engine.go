@@ -30,7 +30,10 @@ const (
 	// that a crash left. It is longer than issueTimeout.
 	noticeAfter = 2 * time.Minute
 	claimFor    = time.Minute
-	maxParallel = 16 // provider calls of one request or one end
+	// maxAnswerBytes bounds the values of one request's leases together, in
+	// bytes: in base64 they must fit an answer.
+	maxAnswerBytes = 16 << 20
+	maxParallel    = 16 // provider calls of one request or one end
 
 	// A revocation that failed maxAttempts times with back-off (about two
 	// hours) is called irrevocable and tried again daily.

@@ -271,9 +271,16 @@ func (e *Engine) issueAll(ctx context.Context, p *plan) error {
 			it.env, it.err = environment(it.def.Env, it.cred.Fields)
 		}
 	})
+	total := 0
 	for _, it := range p.items {
 		if it.err != nil {
 			return &Failure{Lease: it.row.Name, Err: it.err}
+		}
+		for _, v := range it.env {
+			total += v.Value.Len()
+		}
+		if total > maxAnswerBytes {
+			return &Failure{Lease: it.row.Name, Err: fmt.Errorf("%w: more than %d bytes together with the leases before it", providers.ErrMalformed, maxAnswerBytes)}
 		}
 	}
 	return nil

@@ -467,3 +467,15 @@ func TestT24Clock(t *testing.T) {
 		t.Errorf("after a restart with a clock behind the store's Now() = %v, want the high-water mark", got)
 	}
 }
+
+func TestLeasesThatFitNoAnswerAreRolledBack(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	s := r.session()
+	r.back.size = 9 << 20
+	_, err := r.engine.Issue(t.Context(), r.request(s, r.def("a", providers.Revocable), r.def("b", providers.Revocable)))
+	if f, ok := errors.AsType[*lease.Failure](err); !ok || f.Lease != "b" || !errors.Is(err, providers.ErrMalformed) {
+		t.Errorf("Issue() = %v, want a Failure of b", err)
+	}
+	r.settle(r.engine, s, "a=revoked b=revoked login=revoked")
+}

@@ -32,6 +32,7 @@ type backEnd struct {
 	held   chan string
 	ttl    time.Duration
 	count  int
+	size   int // bytes added to each value
 }
 
 func newBackEnd(now func() time.Time) *backEnd {
@@ -143,7 +144,7 @@ func (b *backEnd) Issue(ctx context.Context, req providers.Request) (*providers.
 	defer b.mu.Unlock()
 	b.count++
 	id := fmt.Sprintf("cred-%d", b.count)
-	cred := &providers.Credential{Fields: map[string]secret.Value{"value": secret.FromString("v-" + id)}, Revocability: d.kind}
+	cred := &providers.Credential{Fields: map[string]secret.Value{"value": secret.FromString("v-" + id + strings.Repeat("x", b.size))}, Revocability: d.kind}
 	if d.kind != providers.Static {
 		b.creds[id] = string(req.Login.Reveal())
 		cred.Handle = secret.FromString(id)

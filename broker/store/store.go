@@ -23,6 +23,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -32,6 +33,8 @@ var (
 	ErrNotFound = errors.New("store: not found")
 	// ErrReplayed: the token or the proof was used before.
 	ErrReplayed = errors.New("store: already used")
+	// ErrProofReplayed is the ErrReplayed of a proof.
+	ErrProofReplayed = fmt.Errorf("%w: the proof", ErrReplayed)
 	// ErrLimit: a limit is reached.
 	ErrLimit = errors.New("store: limit reached")
 	// ErrEnded: the session has ended, or its deadline has passed.
@@ -286,7 +289,7 @@ type Store interface {
 	NextDue(ctx context.Context) (time.Time, error)
 
 	// Intend records the intents of one request, all or none. ErrEnded,
-	// ErrLimit, ErrReplayed, ErrNotFound. Leases of an earlier request with
+	// ErrLimit, ErrProofReplayed, ErrNotFound. Leases of an earlier request with
 	// the same Batch go the way of an ended session's; an Issuing one stays.
 	Intend(ctx context.Context, now time.Time, in Intended) error
 	// Advance moves leases, one after the other. The slice has one result a
@@ -294,7 +297,7 @@ type Store interface {
 	// error is for all. A change to Active or Disclosed without an entry is an
 	// error, but for one that starts from Active alone.
 	Advance(ctx context.Context, now time.Time, changes []Change) ([]error, error)
-	// UseProof counts a proof. ErrReplayed.
+	// UseProof counts a proof. ErrProofReplayed.
 	UseProof(ctx context.Context, now time.Time, p Proof) error
 	// Lease returns one; Leases those of a session, logins included, oldest
 	// first.

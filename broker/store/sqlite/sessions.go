@@ -126,7 +126,7 @@ func createSession(c *conn, now time.Time, n store.NewSession) (store.Created, e
 func proofUnused(c *conn, p store.Proof) error {
 	used, err := c.one("SELECT 1 FROM proofs WHERE thumbprint = ? AND jti = ?", p.Thumbprint, p.JTI)
 	if err == nil && used != nil {
-		err = store.ErrReplayed
+		err = store.ErrProofReplayed
 	}
 	return err
 }

@@ -58,7 +58,7 @@ var leaseTests = map[string]func(*world){
 			{"no session", t0, func(in *store.Intended) { in.Session = "nobody" }, store.ErrNotFound},
 			{"ended session", t0, func(in *store.Intended) { in.Session = "ended" }, store.ErrEnded},
 			{"session past its deadline", at(3 * time.Minute), func(*store.Intended) {}, store.ErrEnded},
-			{"used proof", t0, func(in *store.Intended) { in.Proof = store.Proof{Thumbprint: "k", JTI: "used"} }, store.ErrReplayed},
+			{"used proof", t0, func(in *store.Intended) { in.Proof = store.Proof{Thumbprint: "k", JTI: "used"} }, store.ErrProofReplayed},
 			{"half a proof", t0, func(in *store.Intended) { in.Proof.JTI = "" }, nil},
 			{"limit", t0, func(in *store.Intended) { in.Limit = 2 }, store.ErrLimit},
 			{"an id that exists", t0, func(in *store.Intended) { in.Leases[1].ID = "taken" }, nil},

@@ -24,7 +24,7 @@ var upkeepTests = map[string]func(*world){
 			w.wantErr("Forget", w.s.Forget(w.ctx, at(now), t0, 100), nil)
 		}
 		forget(5*time.Minute - time.Microsecond)
-		w.wantErr("the proof", w.s.UseProof(w.ctx, t0, n.Proof), store.ErrReplayed)
+		w.wantErr("the proof", w.s.UseProof(w.ctx, t0, n.Proof), store.ErrProofReplayed)
 		forget(5 * time.Minute)
 		w.wantErr("the proof after its end", w.s.UseProof(w.ctx, t0, n.Proof), nil)
 		forget(10*time.Minute - time.Microsecond)
@@ -147,8 +147,8 @@ var upkeepTests = map[string]func(*world){
 	"UseProofCountsOncePerKey": func(w *world) {
 		p := store.Proof{Thumbprint: "k", JTI: "1", Expires: at(time.Minute)}
 		w.wantErr("the first use", w.s.UseProof(w.ctx, t0, p), nil)
-		w.wantErr("the second", w.s.UseProof(w.ctx, t0, p), store.ErrReplayed)
-		w.wantErr("the second, long after", w.s.UseProof(w.ctx, at(time.Hour), p), store.ErrReplayed)
+		w.wantErr("the second", w.s.UseProof(w.ctx, t0, p), store.ErrProofReplayed)
+		w.wantErr("the second, long after", w.s.UseProof(w.ctx, at(time.Hour), p), store.ErrProofReplayed)
 		p.Thumbprint = "other"
 		w.wantErr("another key's", w.s.UseProof(w.ctx, t0, p), nil)
 		for _, bad := range []store.Proof{{JTI: "1", Expires: t0}, {Thumbprint: "k", Expires: t0}, {}} {

@@ -309,8 +309,8 @@ func TestReloadRefuses(t *testing.T) {
 		{"listen", "store:", "listen: 127.0.0.1:8095\nstore:", "listen can't be changed while the broker runs"},
 		{"store", `store: "memory:"`, "store: sqlite:broker.db\nseal: " + key, "store can't be changed while the broker runs"},
 		{"seal", "store:", "seal: " + key + "\nstore:", "seal can't be changed while the broker runs"},
-		{"a provider's type", "type: static", "type: keychain", "no such type of provider"},
-		{"an issuer's file", "127.0.0.1:8099\"", "127.0.0.1:8099\", jwks_file: none.json", "jwks_file"},
+		{"a provider's type", "type: static", "type: keychain", "broker.yaml:6:3: providers.local.type: no such type of provider"},
+		{"an issuer's file", "127.0.0.1:8099\"", "127.0.0.1:8099\", jwks_file: none.json", "broker.yaml:4:3: issuers.github.jwks_file: "},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -319,7 +319,7 @@ func TestReloadRefuses(t *testing.T) {
 			before := w.inForce()
 			text := strings.Replace(local, tt.old, tt.new, 1)
 			err := w.reload(t.Context(), parse(t, text, true))
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
+			if err == nil || !strings.HasPrefix(told(err), "runenv-broker: error: "+tt.want) {
 				t.Fatalf("reload = %v, want %q", err, tt.want)
 			}
 			if strings.Contains(tt.want, "can't be changed") && hintOf(err) == "" {
@@ -344,12 +344,15 @@ func TestReloadThatCantBeRecordedChangesNothing(t *testing.T) {
 	if err := w.store.Close(); err != nil {
 		t.Fatal(err)
 	}
-	text := strings.Replace(local, "127.0.0.1:8099", "127.0.0.1:8094", 1) + "# another\n"
+	text := strings.NewReplacer("127.0.0.1:8099", "127.0.0.1:8094", "  local: {type: static}", "  other: {type: static}", "provider: local", "provider: other").Replace(local)
 	if err := w.reload(t.Context(), parse(t, text, true)); err == nil {
 		t.Fatal("reload with a store that takes nothing is accepted")
 	}
 	if w.inForce() != before {
 		t.Error("the failed reload changed what is in force")
+	}
+	if _, ok := w.registry.find("other"); ok {
+		t.Error("the failed reload left its provider behind")
 	}
 }
 

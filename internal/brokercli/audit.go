@@ -38,8 +38,8 @@ a running broker and change nothing.`,
 	return cmd
 }
 
-// unset stands for the environment's credentials where there are none: these
-// commands use none of them, and `seal` only has to look like one.
+// unset stands for `seal` where the environment doesn't hold it: these commands
+// don't use it, and it only has to look like one.
 var unset = base64.StdEncoding.EncodeToString(make([]byte, seal.KeyBytes))
 
 // look opens the store that the file names, for reading.

@@ -49,6 +49,18 @@ func TestOnlyLocal(t *testing.T) {
 	}
 }
 
+// The decoder refuses http to elsewhere; this doesn't rely on it.
+func TestOnlyLocalOnItsOwn(t *testing.T) {
+	t.Parallel()
+	for _, host := range []string{"192.0.2.1:8098", "0.0.0.0:8098", "[::]:8098", "localhost:8098"} {
+		file := parse(t, local, true)
+		file.URL, file.Listen = "http://"+host, host
+		if err := onlyLocal(file, "dev.yaml"); err == nil || !strings.Contains(err.Error(), "url: dev keeps to loopback") {
+			t.Errorf("onlyLocal of %s = %v", host, err)
+		}
+	}
+}
+
 func TestMerge(t *testing.T) {
 	t.Parallel()
 	got := merge(

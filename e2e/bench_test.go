@@ -48,14 +48,6 @@ func figures(b *testing.B, name string, all ...figure) {
 	})
 }
 
-// times is how often something is measured: n, or once with -short.
-func times(n int) int {
-	if testing.Short() {
-		return 1
-	}
-	return n
-}
-
 // quantile is the value below which the share q of the samples lies, in
 // milliseconds.
 func quantile(samples []time.Duration, q float64) float64 {
@@ -75,7 +67,7 @@ func syncsPerSecond(b *testing.B, dir string) float64 {
 	}
 	defer func() { _ = os.Remove(f.Name()) }()
 	defer func() { _ = f.Close() }()
-	page, n := make([]byte, 4096), times(500)
+	page, n := make([]byte, 4096), 500
 	begin := time.Now()
 	for range n {
 		if _, err := f.Write(page); err != nil {
@@ -172,9 +164,9 @@ func BenchmarkRun(b *testing.B) {
 		}},
 		{"runenv_run,ten_values_of_a_real_Vault", func() *exec.Cmd { return w.runenv(b, "values", "true") }},
 	}
-	rounds := times(41)
+	rounds := 41
 	wall, cpu := make([][]time.Duration, len(kinds)), make([][]time.Duration, len(kinds))
-	for round := -times(3); round < rounds; round++ { // the first few warm caches
+	for round := -3; round < rounds; round++ { // the first few warm caches
 		for i, kind := range kinds {
 			cmd := kind.command()
 			begin := time.Now()
@@ -199,7 +191,7 @@ func BenchmarkRun(b *testing.B) {
 // it is revoked, and runenv's own exit.
 func BenchmarkEnd(b *testing.B) {
 	w := newWrapped(b)
-	rounds := times(41)
+	rounds := 41
 	kinds := []string{"static", "db"}
 	last, exit := make([][]time.Time, len(kinds)), make([][]time.Duration, len(kinds))
 	for range rounds {
@@ -490,7 +482,7 @@ func BenchmarkExchange(b *testing.B) {
 			if n == 1 {
 				count = 3000
 			}
-			l.drive(b, fmt.Sprintf("%s,%d_clients", store.name, n), n, l.tokens(b, times(count)), []figure{{syncs, "fsyncs/s"}}, exchange)
+			l.drive(b, fmt.Sprintf("%s,%d_clients", store.name, n), n, l.tokens(b, count), []figure{{syncs, "fsyncs/s"}}, exchange)
 			for _, c := range callers {
 				c.transport.CloseIdleConnections()
 			}
@@ -509,7 +501,7 @@ func BenchmarkSession(b *testing.B) {
 				b.Fatal(err)
 			}
 			l := newLoad(b, dir)
-			l.drive(b, fmt.Sprintf("%s,%d_clients", store.name, n), n, l.tokens(b, times(2000)), nil, func(i int, token string) error {
+			l.drive(b, fmt.Sprintf("%s,%d_clients", store.name, n), n, l.tokens(b, 2000), nil, func(i int, token string) error {
 				c := l.newCaller(b, i)
 				defer c.transport.CloseIdleConnections()
 				c.token = token

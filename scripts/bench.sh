@@ -1,10 +1,9 @@
 #!/bin/sh
-# bench.sh BENCH BENCHTIME [GO-TEST-FLAG...]: runs the benchmarks whose name
-# matches BENCH in both modules, shows Go's own lines as they come, and ends
-# with one table and a line about the machine. The flags go to both runs.
+# bench.sh BENCH BENCHTIME: runs the benchmarks whose name matches BENCH in
+# both modules, shows Go's own lines as they come, and ends
+# with one table and a line about the machine.
 set -eu
 bench=$1 benchtime=$2
-shift 2
 busy=$(uptime | sed 's/.*load average[s]*: //; s/,.*//')
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
@@ -13,10 +12,10 @@ trap 'rm -f "$out"' EXIT
 {
 	# No name of a folder here has white space in it.
 	# shellcheck disable=SC2046
-	go test -run '^$' -bench "$bench" -benchtime "$benchtime" -benchmem "$@" \
+	go test -run '^$' -bench "$bench" -benchtime "$benchtime" -benchmem \
 		$(find . -name .cache -prune -o -path ./e2e -prune -o -name '*_test.go' -exec grep -l '^func Benchmark' {} + | sed 's,/[^/]*$,,' | sort -u) 2>&1 ||
 		echo 'FAIL the benchmarks of the packages'
-	cd e2e && go test -run '^$' -bench "$bench" -benchtime 1x -timeout 30m "$@" . 2>&1 ||
+	cd e2e && go test -run '^$' -bench "$bench" -benchtime 1x -timeout 30m . 2>&1 ||
 		echo 'FAIL the end-to-end benchmarks'
 } | tee "$out"
 if grep -q '^FAIL' "$out"; then exit 1; fi

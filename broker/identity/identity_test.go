@@ -116,7 +116,7 @@ func TestAuditClaimsHoldNoAddress(t *testing.T) {
 		p := profile(t, name)
 		claims := map[string]any{"user_email": "sam@example.com", "unheard_of": "sam@example.com"}
 		for _, known := range p.Known {
-			if !strings.HasSuffix(known, "_id") && known != "run_attempt" && known != "user_email" {
+			if !strings.HasSuffix(known, "_id") && known != "run_attempt" {
 				claims[known] = "x"
 			}
 		}

@@ -159,7 +159,7 @@ func gitlab() *Profile {
 			"job_source", "namespace_id", "namespace_path", "pipeline_id", "pipeline_source",
 			"project_id", "project_path", "project_visibility", "ref", "ref_path",
 			"ref_protected", "ref_type", "runner_environment", "runner_id", "sha",
-			"user_access_level", "user_email", "user_id", "user_login",
+			"user_access_level", "user_id", "user_login",
 		},
 		ProjectIDClaim:      "project_id",
 		ProjectNameClaim:    "project_path",

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -54,11 +55,21 @@ on after the next start.`,
 	return cmd
 }
 
+// gcPercent is how much the heap grows between collections, unless GOGC says
+// otherwise.
+const gcPercent = 300
+
 func serve(ctx context.Context, env Env, path string, log *slog.Logger) error {
 	ctx, stop := untilStopped(ctx, func() { log.Info("stopping", "calls_have", calls) })
 	defer stop()
 	if err := proc.HardenSelf(); err != nil {
 		log.WarnContext(ctx, "this process can be traced or dumped by others of its user", "err", err)
+	}
+	// The heap is small and each exchange leaves much behind: collecting a
+	// third as often takes a sixth off the time of an exchange (measured with
+	// BenchmarkExchange at 16 clients).
+	if _, set := env.LookupEnv("GOGC"); !set {
+		debug.SetGCPercent(gcPercent)
 	}
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)

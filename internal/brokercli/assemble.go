@@ -364,7 +364,7 @@ func verifierOf(file *config.File, dev bool, now func() time.Time, log *slog.Log
 		return nil, ordered(problems)
 	}
 	if len(cfg.Issuers) == 0 {
-		return nil, config.Problems{{Path: "issuers", Message: "none is there and enabled: nobody could be identified", Hint: "issuers: {github: {profile: github, url: https://token.actions.githubusercontent.com}}"}}
+		return nil, config.Problems{{Message: "no issuers: nobody could be identified", Hint: "name one, enabled: issuers: {github: {profile: github, url: https://token.actions.githubusercontent.com}}"}}
 	}
 	v, err := identity.NewVerifier(cfg)
 	if err != nil {

@@ -253,7 +253,7 @@ func TestVerifierRefuses(t *testing.T) {
 		t.Parallel()
 		file := parse(t, strings.Replace(fmt.Sprintf(served, ""), "githubusercontent.com}", "githubusercontent.com, enabled: false}", 1), false)
 		_, err := verifierOf(file, false, time.Now, slog.New(slog.DiscardHandler))
-		if got := told(err); !strings.Contains(got, "error: issuers: none is there and enabled") || !strings.Contains(got, "hint: ") {
+		if got := told(err); !strings.Contains(got, "error: no issuers: nobody could be identified\n") || !strings.Contains(got, "hint: ") {
 			t.Errorf("verifierOf tells:\n%s", got)
 		}
 	})

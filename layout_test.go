@@ -64,7 +64,7 @@ var arrows = []arrow{
 		"broker/seal", "broker/store", "providers", "secret",
 		"github.com/go-jose/go-jose/v4", "github.com/prometheus/client_golang", "golang.org/x/time",
 	}},
-	{"internal/ci", []string{"internal/backoff", "secret"}},
+	{"internal/ci", []string{"internal/backoff", "internal/roots", "secret"}},
 	{"internal/redact", []string{"secret"}},
 	{"internal/proc", nil},
 	{"internal/inject", []string{"internal/proc", "internal/redact", "secret"}},

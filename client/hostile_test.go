@@ -1,8 +1,10 @@
 package client_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -100,5 +102,58 @@ func TestHintHoldsNoStrangeRequestID(t *testing.T) {
 		if got := strings.Contains(err.Hint(), "audit show"); got != shown {
 			t.Errorf("the hint for request id %q is %q", id, err.Hint())
 		}
+	}
+}
+
+// A proxy that a job goes through may send back what it doesn't understand,
+// and net/http quotes what it doesn't understand itself.
+func TestT18EchoedTokenIsntShown(t *testing.T) {
+	t.Parallel()
+	for name, around := range map[string][2]string{
+		"status line":       {"", "\r\n\r\n"},
+		"status":            {"HTTP/1.1 ", "\r\n\r\n"},
+		"header":            {"HTTP/1.1 200 OK\r\n", "\r\n\r\n"},
+		"length":            {"HTTP/1.1 200 OK\r\nContent-Length: ", "\r\n\r\n"},
+		"transfer encoding": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: ", "\r\n\r\n"},
+		"location":          {"HTTP/1.1 302 Found\r\nLocation: http://%zz", "\r\nContent-Length: 0\r\n\r\n"},
+		"body":              {"HTTP/1.1 200 OK\r\n\r\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mux := http.NewServeMux()
+			server := httptest.NewServer(mux)
+			defer server.Close()
+			mux.HandleFunc("GET "+api.PathDiscovery, func(w http.ResponseWriter, _ *http.Request) {
+				_ = json.NewEncoder(w).Encode(api.Discovery{Issuer: server.URL})
+			})
+			var token string
+			mux.HandleFunc("POST "+api.PathToken, func(w http.ResponseWriter, r *http.Request) {
+				token = r.FormValue("subject_token")
+				conn, _, err := w.(http.Hijacker).Hijack()
+				if err != nil {
+					return
+				}
+				_, _ = conn.Write([]byte(around[0] + token + around[1]))
+				_ = conn.Close()
+			})
+			var log bytes.Buffer
+			c, err := client.New(client.Config{
+				URL: server.URL, Source: &source{now: time.Now, lives: []time.Duration{time.Hour}},
+				Log:  slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+				Wait: func(ctx context.Context, _ time.Duration) error { return context.Cause(ctx) },
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = c.Exchange(t.Context(), "demo")
+			if err == nil || token == "" {
+				t.Fatalf("Exchange: %v; the broker got %q", err, token)
+			}
+			for _, part := range strings.Split(token, ".")[1:] {
+				if strings.Contains(err.Error()+hint(err)+log.String(), part) {
+					t.Errorf("the token is shown: %v\n%s", err, log.String())
+				}
+			}
+		})
 	}
 }

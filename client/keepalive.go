@@ -13,6 +13,7 @@ import (
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/internal/backoff"
+	"github.com/runenv/action/internal/roots"
 )
 
 const (
@@ -178,7 +179,7 @@ func (s *Session) stream(ctx context.Context, on func(api.Event)) (opened bool, 
 	resp, err := s.c.http.Do(req)
 	tooSlow.Stop()
 	if err != nil {
-		return false, nil, withoutURL(err)
+		return false, nil, roots.Quiet(ctx, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -201,7 +202,7 @@ func (s *Session) stream(ctx context.Context, on func(api.Event)) (opened bool, 
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return true, nil, fmt.Errorf("reading events: %w", err)
+		return true, nil, fmt.Errorf("reading events: %w", roots.Quiet(ctx, err))
 	}
 	return true, nil, io.EOF
 }

@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/internal/backoff"
+	"github.com/runenv/action/internal/roots"
 )
 
 const (
@@ -95,7 +95,7 @@ func (c *Client) try(ctx context.Context, cl call, out any) (retry, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return retry{ok: retryable(err)}, &UnreachableError{URL: c.url, Err: withoutURL(err)}
+		return retry{ok: retryable(err)}, &UnreachableError{URL: c.url, Err: roots.Quiet(ctx, err)}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -104,7 +104,7 @@ func (c *Client) try(ctx context.Context, cl call, out any) (retry, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, cl.limit+1))
 	switch {
 	case err != nil:
-		return retry{ok: true}, &UnreachableError{URL: c.url, Err: err}
+		return retry{ok: true}, &UnreachableError{URL: c.url, Err: roots.Quiet(ctx, err)}
 	case int64(len(body)) > cl.limit:
 		return retry{}, fmt.Errorf("an answer of over %d bytes", cl.limit)
 	case json.Unmarshal(body, out) != nil: // its error may quote the body
@@ -189,13 +189,4 @@ func retryable(err error) bool {
 	}
 	_, ok := errors.AsType[tls.AlertError](err)
 	return !ok
-}
-
-// withoutURL drops what net/http says about the request: [call].doing says it
-// in people's words.
-func withoutURL(err error) error {
-	if ue, ok := errors.AsType[*url.Error](err); ok {
-		return ue.Err
-	}
-	return err
 }

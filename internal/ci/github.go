@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/runenv/action/internal/backoff"
+	"github.com/runenv/action/internal/roots"
 	"github.com/runenv/action/secret"
 )
 
@@ -90,7 +91,7 @@ func (g *github) mint(ctx context.Context, audience string) (token secret.Value,
 	req.Header.Set("Accept", "application/json; api-version=2.0")
 	resp, err := g.http.Do(req)
 	if err != nil {
-		return token, ctx.Err() == nil, withoutURL(err)
+		return token, ctx.Err() == nil, roots.Quiet(tryCtx, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxMintBytes+1))
@@ -103,7 +104,7 @@ func (g *github) mint(ctx context.Context, audience string) (token secret.Value,
 	case resp.StatusCode != http.StatusOK:
 		return token, false, statusError(resp.StatusCode)
 	case err != nil:
-		return token, ctx.Err() == nil, withoutURL(err)
+		return token, ctx.Err() == nil, roots.Quiet(tryCtx, err)
 	case len(body) > maxMintBytes:
 		return token, false, fmt.Errorf("an answer of over %d bytes", maxMintBytes)
 	}
@@ -114,15 +115,6 @@ func (g *github) mint(ctx context.Context, audience string) (token secret.Value,
 		return token, false, errBody
 	}
 	return secret.FromString(answer.Value), false, nil
-}
-
-// withoutURL drops the endpoint's URL from an error: its query is long and
-// names the run, and nobody can do anything about it.
-func withoutURL(err error) error {
-	if ue, ok := errors.AsType[*url.Error](err); ok {
-		return ue.Err
-	}
-	return err
 }
 
 type statusError int

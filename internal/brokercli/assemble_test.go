@@ -84,7 +84,7 @@ func TestOpenRefuses(t *testing.T) {
 		},
 		{
 			"a provider's own keys, where they stand",
-			"providers:\n  vault: {type: vault, address: https://vault.example.com, addres: https://c4n4ry.example.com}\nleases:\n  db: {provider: vault, path: a/b, env: {A: a}}" + role,
+			"providers:\n  vault: {type: vault, address: https://vault.example.com, addresss: https://c4n4ry.example.com}\nleases:\n  db: {provider: vault, path: a/b, env: {A: a}}" + role,
 			"runenv-broker: error: broker.yaml:12:60: providers.vault: unknown key\nrunenv-broker: hint: did you mean \"address\"?\n",
 		},
 		{

@@ -2,11 +2,14 @@
 package main
 
 import (
+	"io"
+	"log"
 	"os"
 
 	"github.com/runenv/action/internal/brokercli"
 )
 
 func main() {
+	log.SetOutput(io.Discard) // net/http logs parts of back ends' answers, which may be values
 	os.Exit(brokercli.Run(os.Args[1:], brokercli.OSEnv()))
 }

@@ -4,6 +4,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"log"
 	"os"
 
 	"github.com/runenv/action/internal/cli"
@@ -11,6 +13,7 @@ import (
 )
 
 func main() {
+	log.SetOutput(io.Discard) // net/http logs parts of answers, which may be values
 	if guardian.IsGuardian(os.Args) {
 		os.Exit(guardian.Main(context.Background()))
 	}

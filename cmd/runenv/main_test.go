@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 		"runenv":   main,
 		"child":    child,
 		"statusof": statusof,
+		"waitfor":  waitFor,
 	})
 }
 

@@ -1,5 +1,4 @@
 // Runenv gives one command short-lived credentials, for as long as it runs.
-// See docs/cli.md.
 package main
 
 import (

@@ -29,6 +29,9 @@ const modeVar = "RUNENV_PROC_TEST"
 func TestMain(m *testing.M) {
 	switch mode := os.Getenv(modeVar); mode {
 	case "":
+		// Under nohup children would begin with SIGHUP ignored; what is caught
+		// here is theirs to take again.
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 		os.Exit(m.Run())
 	case "flood":
 		flood()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/runenv/action/broker/api"
@@ -28,15 +29,43 @@ type held struct {
 	release  context.CancelFunc
 	kept     chan struct{} // closed once nobody keeps the session alive
 	timers   []*time.Timer
+	ending   atomic.Bool
+}
+
+// started is a guardian on its way, beside the exchange.
+type started struct {
+	guardian *guardian.Handle
+	err      error
+}
+
+func startGuardian() <-chan started {
+	c := make(chan started, 1)
+	go func() {
+		g, err := guardian.Start("")
+		c <- started{g, err}
+	}()
+	return c
+}
+
+// dismiss lets go of a guardian that got no session.
+func dismiss(starting <-chan started) {
+	if g := <-starting; g.err == nil {
+		_ = g.guardian.Done() // it had nothing to do
+	}
 }
 
 // hold sees to it that the session ends if we are killed, and that it lives
 // until then. It comes before the first lease.
-func (a *app) hold(p *process, s *client.Session, ca []byte) *held {
+func (a *app) hold(p *process, s *client.Session, ca []byte, starting <-chan started) *held {
 	h := &held{p: p, session: s, kept: make(chan struct{})}
-	var err error
-	h.guardian, err = guardian.Start(guardian.Config{SessionURL: s.EndURL(), EndToken: s.EndToken(), CAPEM: a.guardianCA(ca)})
-	if err != nil {
+	g := <-starting
+	err := g.err
+	if err == nil {
+		err = g.guardian.Guard(guardian.Config{SessionURL: s.EndURL(), EndToken: s.EndToken(), CAPEM: a.guardianCA(ca)})
+	}
+	if err == nil {
+		h.guardian = g.guardian
+	} else {
 		p.say.problem("if RunEnv is killed, only missed heartbeats will end the session", err)
 	}
 	p.log.Debug("session open", "session", s.ID(), "hard_end", s.HardEnd())
@@ -47,7 +76,7 @@ func (a *app) hold(p *process, s *client.Session, ca []byte) *held {
 		err := s.KeepAlive(ctx, func(e api.Event) {
 			p.log.Debug("lease renewed by the broker", "lease", e.Lease.Name, "expires", e.Lease.ExpiresAt)
 		})
-		if ended, ok := errors.AsType[*client.EndedError](err); ok {
+		if ended, ok := errors.AsType[*client.EndedError](err); ok && !h.ending.Load() {
 			p.say.warning(ended.Error() + "; its leases are no longer good, and the command goes on")
 		}
 	}()
@@ -87,11 +116,14 @@ func (h *held) end(verbose bool) {
 	for _, t := range h.timers {
 		t.Stop()
 	}
-	h.release()
-	<-h.kept
 	ctx, cancel := context.WithTimeout(h.p.ending, endTimeout)
 	defer cancel()
+	// The stream is let go after the end: the broker would take a stream that
+	// breaks before it for our death.
+	h.ending.Store(true)
 	ended, err := h.session.End(ctx)
+	h.release()
+	<-h.kept
 	if err != nil {
 		next := "the guardian goes on trying for a minute, then the broker ends it after missed heartbeats"
 		if h.guardian == nil {

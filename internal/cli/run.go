@@ -122,11 +122,13 @@ func (a *app) run(o runOptions, command []string) error {
 		return err
 	}
 	p.log.Debug("asking for a session", "broker", o.broker, "role", o.role, "token", source.Name())
+	starting := startGuardian()
 	s, err := p.open(c, o.role)
 	if err != nil {
+		dismiss(starting)
 		return err
 	}
-	return a.inSession(p, s, o, ca)
+	return a.inSession(p, s, o, ca, starting)
 }
 
 // withoutToken is for forks and Dependabot.
@@ -146,8 +148,8 @@ func (a *app) withoutToken(p *process, o runOptions) error {
 }
 
 // inSession leases, runs the command and ends the session, whatever happens.
-func (a *app) inSession(p *process, s *client.Session, o runOptions, ca []byte) error {
-	held := a.hold(p, s, ca)
+func (a *app) inSession(p *process, s *client.Session, o runOptions, ca []byte, starting <-chan started) error {
+	held := a.hold(p, s, ca, starting)
 	defer func() { held.end(o.verbose || o.debug) }()
 
 	leases, err := s.Lease(p.starting, o.leases...)

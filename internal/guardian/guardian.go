@@ -58,8 +58,6 @@ const (
 
 // Config says which session to end and how.
 type Config struct {
-	// Exe is the program to start; "" is the running one.
-	Exe string
 	// SessionURL is what to DELETE: https, or http to a loopback address.
 	SessionURL string
 	// EndToken is sent as the bearer token.
@@ -72,37 +70,45 @@ type Config struct {
 type Handle struct {
 	process *os.Process
 	life    *os.File // closing it without doneByte is the wrapper's death
+	ready   *os.File
 	exited  chan struct{}
 	state   *os.ProcessState // after exited
 }
 
-// Start starts a guardian and returns once it watches. The caller ends with
-// [Handle.Done] if the session was ended; if it just exits, however it does,
-// the guardian ends the session.
-func Start(cfg Config) (*Handle, error) {
-	message, err := encode(wire{SessionURL: cfg.SessionURL, EndToken: cfg.EndToken.Reveal(), CAPEM: cfg.CAPEM})
-	if err != nil {
-		return nil, fmt.Errorf("configuring the guardian: %w", err)
-	}
-	defer clear(message)
-	exe := cfg.Exe
+// Start starts a guardian, which has nothing to guard until [Handle.Guard]:
+// its start can go on beside the opening of the session. exe is the program;
+// "" is the running one. Call [Handle.Done] in the end.
+func Start(exe string) (*Handle, error) {
 	if exe == "" {
+		var err error
 		if exe, err = executable(); err != nil {
 			return nil, fmt.Errorf("finding the guardian's program: %w", err)
 		}
 	}
-	h, ready, err := spawn(exe)
+	h, err := spawn(exe)
 	if err != nil {
 		return nil, fmt.Errorf("starting the guardian: %w", err)
 	}
-	defer func() { _ = ready.Close() }()
-	if err := h.configure(message, ready); err != nil {
+	return h, nil
+}
+
+// Guard hands the guardian its session and returns once it watches. From then
+// on it ends the session when the caller exits, however it does, unless
+// [Handle.Done] came first. After an error there is no guardian any more.
+func (h *Handle) Guard(cfg Config) error {
+	message, err := encode(wire{SessionURL: cfg.SessionURL, EndToken: cfg.EndToken.Reveal(), CAPEM: cfg.CAPEM})
+	if err == nil {
+		err = h.configure(message)
+		clear(message)
+	}
+	if err != nil {
 		_ = h.process.Kill()
 		_ = h.life.Close()
+		_ = h.ready.Close()
 		<-h.exited
-		return nil, fmt.Errorf("starting the guardian: %w", err)
+		return fmt.Errorf("configuring the guardian: %w", err)
 	}
-	return h, nil
+	return nil
 }
 
 // executable survives the program's replacement where the system allows it.
@@ -117,21 +123,21 @@ func executable() (string, error) {
 // its standard input, and its standard output, for the ready byte. Our ends
 // are close-on-exec: a command that inherited the first would keep the
 // guardian waiting for ever.
-func spawn(exe string) (h *Handle, ready *os.File, err error) {
+func spawn(exe string) (*Handle, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = null.Close() }()
 	theirLife, life, err := os.Pipe()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = theirLife.Close() }()
 	ready, theirReady, err := os.Pipe()
 	if err != nil {
 		_ = life.Close()
-		return nil, nil, err
+		return nil, err
 	}
 	defer func() { _ = theirReady.Close() }()
 	p, err := os.StartProcess(exe, []string{"runenv", argument}, &os.ProcAttr{
@@ -140,33 +146,34 @@ func spawn(exe string) (h *Handle, ready *os.File, err error) {
 	if err != nil {
 		_ = life.Close()
 		_ = ready.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	h = &Handle{process: p, life: life, exited: make(chan struct{})}
+	h := &Handle{process: p, life: life, ready: ready, exited: make(chan struct{})}
 	go func() {
 		defer close(h.exited)
 		h.state, _ = p.Wait() // nil if somebody else reaped it
 	}()
-	return h, ready, nil
+	return h, nil
 }
 
-func (h *Handle) configure(message []byte, ready *os.File) error {
+func (h *Handle) configure(message []byte) error {
+	defer func() { _ = h.ready.Close() }()
 	end := time.Now().Add(startLimit)
 	// Windows' pipes have no deadlines; there only a live guardian is bounded.
 	_ = h.life.SetWriteDeadline(end)
-	_ = ready.SetReadDeadline(end)
+	_ = h.ready.SetReadDeadline(end)
 	if _, err := h.life.Write(message); err != nil {
 		return fmt.Errorf("sending its configuration: %w", err)
 	}
 	var answer [1]byte
-	if _, err := io.ReadFull(ready, answer[:]); err != nil || answer[0] != readyByte {
+	if _, err := io.ReadFull(h.ready, answer[:]); err != nil || answer[0] != readyByte {
 		return errors.New("it didn't confirm its configuration")
 	}
 	return nil
 }
 
-// Done tells the guardian that the session has ended, and waits for its exit,
-// for two seconds at most. The error says that the guardian died before, or
+// Done tells the guardian that the session has ended, or that there is none,
+// and waits for its exit, for two seconds at most. The error says that the guardian died before, or
 // had to be killed: the session has ended all the same. Call it once.
 func (h *Handle) Done() error {
 	_ = h.life.SetWriteDeadline(time.Now().Add(exitLimit))
@@ -176,6 +183,7 @@ func (h *Handle) Done() error {
 		_ = h.process.Kill() // or it would end the session when the pipe closes
 	}
 	_ = h.life.Close()
+	_ = h.ready.Close()
 	timer := time.NewTimer(exitLimit)
 	defer timer.Stop()
 	select {

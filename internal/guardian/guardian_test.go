@@ -56,7 +56,7 @@ func wrapper(url string) {
 		fmt.Println("error", err)
 		os.Exit(1)
 	}
-	h, err := Start(Config{SessionURL: url, EndToken: secret.FromString(endToken)})
+	h, err := watched("", Config{SessionURL: url, EndToken: secret.FromString(endToken)})
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)
@@ -105,6 +105,30 @@ func (b *broker) next(t *testing.T) string {
 	}
 }
 
+// watched starts a guardian that watches.
+func watched(exe string, cfg Config) (*Handle, error) {
+	h, err := Start(exe)
+	if err != nil {
+		return nil, err
+	}
+	return h, h.Guard(cfg)
+}
+
+// One that never got a session goes without a word.
+func TestDoneWithoutASession(t *testing.T) {
+	t.Parallel()
+	h, err := Start("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Done(); err != nil {
+		t.Errorf("Done() = %v", err)
+	}
+	if h.state == nil || !h.state.Exited() {
+		t.Errorf("the guardian ended as %v, want by itself", h.state)
+	}
+}
+
 const wantAsked = "DELETE /v1/session Bearer " + endToken
 
 func start(t *testing.T, cfg Config) *Handle {
@@ -112,7 +136,7 @@ func start(t *testing.T, cfg Config) *Handle {
 	if cfg.EndToken.Len() == 0 {
 		cfg.EndToken = secret.FromString(endToken)
 	}
-	h, err := Start(cfg)
+	h, err := watched("", cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,26 +347,27 @@ func TestStartRefuses(t *testing.T) {
 	tests := []struct {
 		name string
 		cfg  Config
+		exe  string
 	}{
-		{"no URL", Config{EndToken: token}},
-		{"no token", Config{SessionURL: "https://broker.example.com/v1/session"}},
-		{"token with a line break", Config{SessionURL: "https://broker.example.com/", EndToken: secret.FromString("a\nb")}},
-		{"http elsewhere", Config{SessionURL: "http://broker.example.com/v1/session", EndToken: token}},
-		{"http to a name", Config{SessionURL: "http://localhost/v1/session", EndToken: token}},
-		{"another scheme", Config{SessionURL: "file:///etc/passwd", EndToken: token}},
-		{"a user", Config{SessionURL: "https://me:pw@broker.example.com/", EndToken: token}},
-		{"no certificate", Config{SessionURL: "https://broker.example.com/", EndToken: token, CAPEM: []byte("text")}},
-		{"too large", Config{SessionURL: "https://broker.example.com/" + strings.Repeat("x", maxConfigBytes), EndToken: token}},
-		{"no program", Config{SessionURL: "https://broker.example.com/", EndToken: token, Exe: "/no/such/program"}},
-		{"a program that isn't one", Config{SessionURL: "https://broker.example.com/", EndToken: token, Exe: "/bin/sh"}},
+		{"no URL", Config{EndToken: token}, ""},
+		{"no token", Config{SessionURL: "https://broker.example.com/v1/session"}, ""},
+		{"token with a line break", Config{SessionURL: "https://broker.example.com/", EndToken: secret.FromString("a\nb")}, ""},
+		{"http elsewhere", Config{SessionURL: "http://broker.example.com/v1/session", EndToken: token}, ""},
+		{"http to a name", Config{SessionURL: "http://localhost/v1/session", EndToken: token}, ""},
+		{"another scheme", Config{SessionURL: "file:///etc/passwd", EndToken: token}, ""},
+		{"a user", Config{SessionURL: "https://me:pw@broker.example.com/", EndToken: token}, ""},
+		{"no certificate", Config{SessionURL: "https://broker.example.com/", EndToken: token, CAPEM: []byte("text")}, ""},
+		{"too large", Config{SessionURL: "https://broker.example.com/" + strings.Repeat("x", maxConfigBytes), EndToken: token}, ""},
+		{"no program", Config{SessionURL: "https://broker.example.com/", EndToken: token}, "/no/such/program"},
+		{"a program that isn't one", Config{SessionURL: "https://broker.example.com/", EndToken: token}, "/bin/sh"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			h, err := Start(tt.cfg)
+			h, err := watched(tt.exe, tt.cfg)
 			if err == nil {
 				_ = h.Done()
-				t.Fatal("Start gave no error")
+				t.Fatal("no error")
 			}
 			if strings.Contains(err.Error(), endToken) || strings.Contains(err.Error(), "me:pw") {
 				t.Errorf("the error tells: %v", err)

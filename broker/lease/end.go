@@ -228,6 +228,11 @@ func (e *Engine) revoke(ctx context.Context, row store.Lease, logins map[string]
 	if !ok {
 		return fmt.Errorf("provider %q is no longer in the broker's file: %w", row.Provider, providers.ErrUnavailable)
 	}
+	release, err := e.turns.take(ctx, row.Provider)
+	if err != nil {
+		return err
+	}
+	defer release()
 	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
 	defer cancel()
 	revoker, canRevoke := p.(providers.Revoker)
@@ -310,6 +315,11 @@ func (e *Engine) logOutOne(ctx context.Context, login store.Lease) (err error) {
 	if !ok || handle.Len() == 0 {
 		return errNoWay
 	}
+	release, err := e.turns.take(ctx, login.Provider)
+	if err != nil {
+		return err
+	}
+	defer release()
 	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
 	defer cancel()
 	return loginer.Logout(ctx, handle)

@@ -120,6 +120,7 @@ type Engine struct {
 	locks  keyed
 	wake   chan struct{}
 	work   tasks
+	turns  turns
 }
 
 // New checks the configuration.

@@ -204,7 +204,7 @@ type rig struct {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, time: &fakeTime{t: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}, events: make(chan lease.Event, 64)}
+	r := &rig{t: t, time: &fakeTime{t: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}, events: make(chan lease.Event, 1024)}
 	st, err := sqlite.Open(t.Context(), sqlite.Config{Path: sqlite.Memory})
 	if err != nil {
 		t.Fatal(err)

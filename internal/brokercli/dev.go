@@ -28,9 +28,10 @@ var devFile string
 
 func devCommand(env Env) *cobra.Command {
 	var path string
+	var j jobFlags
 	var logs logFlags
 	cmd := &cobra.Command{
-		Use:   "dev [--config FILE] [-- COMMAND [ARG...]]",
+		Use:   "dev [--config FILE] [--event FILE] [--claim NAME=VALUE]... [-- COMMAND [ARG...]]",
 		Short: "Run a whole local world on loopback",
 		Long: `Run a whole local world on loopback: a broker with its store in memory, an
 issuer that speaks GitHub's token-request protocol, and static values. Its keys
@@ -42,8 +43,12 @@ and verifies it, and returns the command's status. What dev itself has to say
 goes to stderr; the lines to export go to stdout.
 
 The job that it vouches for is a push to refs/heads/main of acme/shop-api, whose
-id is 1001. Its own file has one role for it, "demo", with one lease, which sets
-DEMO_TOKEN.
+id is 1001. --event takes what a webhook's payload says instead, such as the
+file that act is given; what that doesn't say (an environment; another event
+than the payload looks like) --claim does. Where GitHub gives a job no token, as
+for a pull request from a fork, neither does dev.
+
+Its own file has one role for it, "demo", with one lease, which sets DEMO_TOKEN.
 
 FILE must keep to loopback: http on 127.0.0.1, issuers of profile github or
 gitlab on http loopback URLs (dev serves the first of profile github), providers
@@ -52,7 +57,8 @@ of type static, whose values may stand in the file, and the store in memory.
 Exit status: the command's own; 128+n if signal n killed it; 127 if it wasn't
 found, 126 if it can't be executed; 1 if dev itself failed.`,
 		Example: `  runenv-broker dev -- runenv run --role demo -- sh -c 'echo "$DEMO_TOKEN"'
-  runenv-broker dev --config my-broker.yaml`,
+  runenv-broker dev --config my-broker.yaml
+  runenv-broker dev --config my-broker.yaml --event event.json -- act push --eventpath event.json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch dash := cmd.ArgsLenAtDash(); {
 			case len(args) > 0 && dash != 0:
@@ -60,14 +66,20 @@ found, 126 if it can't be executed; 1 if dev itself failed.`,
 			case len(args) == 0 && dash == 0:
 				return usageError{hinted{errors.New("no command stands behind --"), "runenv-broker dev -- COMMAND ARG..., or no -- to serve until stopped"}}
 			}
+			job, err := j.job()
+			if err != nil {
+				return err
+			}
 			log, err := logs.logger(cmd, env.Stderr)
 			if err != nil {
 				return err
 			}
-			return dev(cmd.Context(), env, path, args, log)
+			return dev(cmd.Context(), env, path, job, args, log)
 		},
 	}
 	configFlag(cmd, &path, "a broker's `FILE` of your own")
+	cmd.Flags().StringVar(&j.event, "event", "", "a webhook's payload in a `FILE`: the job is one that it starts")
+	cmd.Flags().StringArrayVar(&j.claims, "claim", nil, "a claim of the job's token, as `NAME=VALUE`; repeat for more")
 	logs.add(cmd, "text", "warn")
 	return cmd
 }
@@ -80,13 +92,13 @@ type devWorld struct {
 	issuerListener net.Listener
 }
 
-func dev(ctx context.Context, env Env, path string, command []string, log *slog.Logger) error {
+func dev(ctx context.Context, env Env, path string, job devissuer.Event, command []string, log *slog.Logger) error {
 	if len(command) == 0 {
 		var stop context.CancelFunc
 		ctx, stop = untilStopped(ctx, func() {})
 		defer stop()
 	}
-	d, err := newDev(ctx, env, path, log)
+	d, err := newDev(ctx, env, path, job.Claims, log)
 	if err != nil {
 		return err
 	}
@@ -103,7 +115,12 @@ func dev(ctx context.Context, env Env, path string, command []string, log *slog.
 		ended <- run(ctx, d.world, server, func() error { return server.Serve(d.brokerListener) })
 	}()
 
-	vars := append([]string{"RUNENV_BROKER=" + d.file.URL}, d.issuer.Environ()...)
+	vars := []string{"RUNENV_BROKER=" + d.file.URL}
+	if job.NoToken == "" {
+		vars = append(vars, d.issuer.Environ()...)
+	} else {
+		say(env, "%s at GitHub, so this one has none", job.NoToken)
+	}
 	if len(command) == 0 {
 		d.introduce(env, vars)
 		return <-ended
@@ -137,7 +154,7 @@ func (d *devWorld) introduce(env Env, vars []string) {
 		say(env, "the roles: %s; for a shell, and then `runenv run --role %s -- COMMAND`:", strings.Join(roles, ", "), roles[0])
 	}
 	for _, v := range env.Environ {
-		if name, _, _ := strings.Cut(v, "="); slices.Contains(otherTokens, name) {
+		if name, _, _ := strings.Cut(v, "="); slices.Contains(otherTokens, name) && !sets(vars, name) {
 			_, _ = fmt.Fprintf(env.Stdout, "unset %s\n", name)
 		}
 	}
@@ -167,26 +184,29 @@ func (d *devWorld) child(ctx context.Context, env Env, command, vars []string) (
 
 // otherTokens are the variables that would lead runenv to another token, or to
 // another authority for its broker, than dev's.
-var otherTokens = []string{"RUNENV_ID_TOKEN", "RUNENV_ID_TOKEN_FILE", "RUNENV_CA_FILE"}
+var otherTokens = []string{
+	"RUNENV_ID_TOKEN", "RUNENV_ID_TOKEN_FILE", "RUNENV_CA_FILE",
+	"ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+}
+
+// sets tells whether vars set the variable name.
+func sets(vars []string, name string) bool {
+	return slices.ContainsFunc(vars, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+}
 
 // merge sets vars over an environment that may have them, and drops the other
 // ways to a token.
 func merge(environ, vars []string) []string {
-	drop := slices.Clone(otherTokens)
-	for _, v := range vars {
-		name, _, _ := strings.Cut(v, "=")
-		drop = append(drop, name)
-	}
 	var out []string
 	for _, v := range environ {
-		if name, _, _ := strings.Cut(v, "="); !slices.Contains(drop, name) {
+		if name, _, _ := strings.Cut(v, "="); !slices.Contains(otherTokens, name) && !sets(vars, name) {
 			out = append(out, v)
 		}
 	}
 	return append(out, vars...)
 }
 
-func newDev(ctx context.Context, env Env, path string, log *slog.Logger) (_ *devWorld, err error) {
+func newDev(ctx context.Context, env Env, path string, claims map[string]any, log *slog.Logger) (_ *devWorld, err error) {
 	d := &devWorld{}
 	defer func() {
 		if err != nil {
@@ -201,7 +221,7 @@ func newDev(ctx context.Context, env Env, path string, log *slog.Logger) (_ *dev
 		if entry.Profile != "github" || d.issuer != nil {
 			continue
 		}
-		d.issuer, err = devissuer.New(devissuer.Config{URL: entry.URL, Now: env.Now})
+		d.issuer, err = devissuer.New(devissuer.Config{URL: entry.URL, Claims: claims, Now: env.Now})
 		if err != nil {
 			return nil, fmt.Errorf("issuers.%s: %w", entry.Name, err)
 		}

@@ -18,6 +18,8 @@ RACE := $(shell command -v gcc >/dev/null 2>&1 || command -v clang >/dev/null 2>
 sum       = $(shell cksum <$(1) | tr -s ' ' '-' | cut -d- -f1-2)
 TOOLS    := $(CURDIR)/.cache/tools
 VAULT    := $(TOOLS)/vault-$(call sum,e2e/tools/vault/go.sum)/vault
+ACT      := $(TOOLS)/act-$(call sum,e2e/tools/act/go.sum)/act
+NPM      := $(TOOLS)/npm-$(call sum,e2e/tools/npm/package-lock.json)
 LINTERS  := $(TOOLS)/lint-$(call sum,tools/go.sum)
 
 .PHONY: help build demo test check unit e2e lint fuzz bench clean
@@ -42,10 +44,12 @@ check:
 unit: ## only the unit and script tests; needs no network
 	go test $(RACE) -timeout=5m ./...
 
-e2e: build $(VAULT) ## only the end-to-end tests
+e2e: build $(VAULT) $(ACT) $(NPM)/node_modules ## only the end-to-end tests
 	@pg=$$(sh scripts/need.sh postgres postgresql '/usr/lib/postgresql/*/bin') && \
 	buildah=$$(sh scripts/need.sh buildah buildah) && \
+	rsync=$$(sh scripts/need.sh rsync rsync) && git=$$(sh scripts/need.sh git git) && \
 	cd e2e && RUNENV_E2E_VAULT='$(VAULT)' RUNENV_E2E_POSTGRES="$${pg%/*}" RUNENV_E2E_BUILDAH="$$buildah" RUNENV_E2E_BIN='$(CURDIR)/bin' \
+	RUNENV_E2E_ACT='$(ACT)' RUNENV_E2E_NPM='$(NPM)/node_modules' \
 		go test $(RACE) -count=1 -parallel=8 -timeout=20m -v ./...
 
 lint: $(LINTERS)/golangci-lint $(LINTERS)/actionlint ## gofmt, go vet, golangci-lint and actionlint
@@ -67,6 +71,12 @@ clean: ## remove what make built, the cached tools too
 
 $(VAULT):
 	@sh scripts/build-tool.sh e2e/tools/vault github.com/hashicorp/vault '$@' 'Vault 1.13.1 (about 3 minutes, once)'
+
+$(ACT):
+	@sh scripts/build-tool.sh e2e/tools/act github.com/nektos/act '$@' 'act 0.2.89 (about a minute, once)'
+
+$(NPM)/node_modules:
+	@sh scripts/npm-tools.sh e2e/tools/npm '$(NPM)'
 
 $(LINTERS)/golangci-lint:
 	@sh scripts/build-tool.sh tools github.com/golangci/golangci-lint/v2/cmd/golangci-lint '$@' 'golangci-lint (about a minute, once)'

@@ -39,13 +39,18 @@ func Main(m *testing.M) int {
 		{os.Getenv("RUNENV_E2E_VAULT"), "version"},
 		{filepath.Join(os.Getenv("RUNENV_E2E_POSTGRES"), "postgres"), "--version"},
 		{os.Getenv("RUNENV_E2E_BUILDAH"), "--version"},
+		{os.Getenv("RUNENV_E2E_ACT"), "--version"},
 	} {
 		if out, err := exec.Command(c[0], c[1:]...).Output(); err == nil {
 			fmt.Printf("real component: %s", out)
 		}
 	}
+	for _, name := range []string{"gitlab-ci-local", "verdaccio", "@actions/cache", "node24-*", "node22-*", "node20-*"} {
+		printNPM(name)
+	}
 	code := m.Run()
 	removeBinaries()
+	removeLaid()
 	return code
 }
 

@@ -66,7 +66,7 @@ func Act(tb testing.TB, job Job) *exec.Cmd {
 	args := []string{
 		event, "-P", "ubuntu-latest=-self-hosted", "--rm",
 		"--cache-server-addr", "127.0.0.1", "--artifact-server-addr", "127.0.0.1",
-		"--local-repository", Action + "=" + actionDir(tb),
+		"--local-repository", Action + "=" + ActionDir(tb),
 	}
 	for ref, dir := range job.Actions {
 		args = append(args, "--local-repository", ref+"="+dir)
@@ -244,9 +244,9 @@ func publicTool(tb testing.TB, path string) string {
 	return filepath.Join(dir, filepath.Base(path))
 }
 
-// actionDir is a folder with the action alone: act copies the whole folder
+// ActionDir is a folder with the action alone: act copies the whole folder
 // for each job.
-func actionDir(tb testing.TB) string {
+func ActionDir(tb testing.TB) string {
 	tb.Helper()
 	return lay(tb, Action, func(dir string) error {
 		root, err := moduleRoot()

@@ -66,6 +66,7 @@ var arrows = []arrow{
 	}},
 	{"internal/ci", []string{"internal/backoff", "internal/roots", "secret"}},
 	{"internal/redact", []string{"secret"}},
+	{"internal/gha", []string{"internal/redact", "secret", "github.com/sethvargo/go-githubactions"}},
 	{"internal/proc", nil},
 	{"internal/inject", []string{"internal/proc", "internal/redact", "secret"}},
 	{"internal/guardian", []string{"internal/backoff", "internal/proc", "secret"}},
@@ -74,7 +75,7 @@ var arrows = []arrow{
 	{"client/clienttest", []string{"broker/api", "internal/ci", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"internal/cli", []string{
 		"broker/api", "client", "secret",
-		"internal/backoff", "internal/ci", "internal/guardian", "internal/inject", "internal/proc", "internal/redact", "internal/roots",
+		"internal/backoff", "internal/ci", "internal/gha", "internal/guardian", "internal/inject", "internal/proc", "internal/redact", "internal/roots",
 		"github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag",
 	}},
 	{"internal/brokercli", []string{

@@ -113,7 +113,7 @@ ends them when the command exits. Nothing is written to a disk.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err.Error(), cmd.CommandPath()}
 	})
-	root.AddCommand(a.runCommand(), a.whoamiCommand(), versionCommand())
+	root.AddCommand(a.runCommand(), a.whoamiCommand(), a.actionCommand(), versionCommand())
 	return root
 }
 

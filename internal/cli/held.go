@@ -110,8 +110,9 @@ func (h *held) warnBefore(end time.Time, text string) {
 }
 
 // end ends the session. Where that fails the guardian goes on trying, once we
-// are gone.
-func (h *held) end(verbose bool) {
+// are gone. It returns what became of the leases; none, if the broker had
+// ended the session before.
+func (h *held) end(verbose bool) ([]api.Lease, error) {
 	h.p.board.connect(h.p.afterChild())
 	for _, t := range h.timers {
 		t.Stop()
@@ -130,7 +131,7 @@ func (h *held) end(verbose bool) {
 			next = "the broker ends it after missed heartbeats"
 		}
 		h.p.say.problem("the session isn't ended yet ("+next+")", err)
-		return
+		return nil, err
 	}
 	if h.guardian != nil {
 		if err := h.guardian.Done(); err != nil {
@@ -143,6 +144,7 @@ func (h *held) end(verbose bool) {
 			h.p.say.note(fmt.Sprintf("lease %q %s", l.Name, fate(l)))
 		}
 	}
+	return ended.Leases, nil
 }
 
 // fate says what became of a lease, and promises nothing that isn't so (P11).

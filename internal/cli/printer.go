@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/internal/gha"
 )
 
 // maxClaimBytes bounds a claim's value, in bytes, where it is shown.
@@ -31,6 +32,9 @@ type printer struct {
 	mu     sync.Mutex
 	w      io.Writer
 	colour bool
+
+	// runner gets errors and warnings as annotations, if it is set.
+	runner *gha.Runner
 }
 
 func newPrinter(w *os.File, getenv func(string) string) *printer {
@@ -45,33 +49,74 @@ func newPrinter(w *os.File, getenv func(string) string) *printer {
 // failure prints an error, the caller's claims if it is a refusal that has
 // them, and the cure if some error of the chain knows one.
 func (p *printer) failure(err error) {
+	if p.runner != nil {
+		p.annotate(p.runner.Error, slices.Concat([]string{err.Error()}, ownClaims(err), hintOf(err)))
+		return
+	}
 	p.line(red, "error: ", err.Error())
-	if refusal, ok := errors.AsType[*api.Error](err); ok && len(refusal.Claims) > 0 {
-		p.line("", "", "this job's own claims:")
-		for _, name := range slices.Sorted(maps.Keys(refusal.Claims)) {
-			p.line("", "  ", oneLine(name)+": "+claimText(refusal.Claims[name]))
-		}
+	for _, text := range ownClaims(err) {
+		p.line("", "", text)
 	}
 	p.hint(err)
 }
 
+// ownClaims are lines that show what a refused caller claimed.
+func ownClaims(err error) []string {
+	refusal, ok := errors.AsType[*api.Error](err)
+	if !ok || len(refusal.Claims) == 0 {
+		return nil
+	}
+	lines := []string{"this job's own claims:"}
+	for _, name := range slices.Sorted(maps.Keys(refusal.Claims)) {
+		lines = append(lines, "  "+oneLine(name)+": "+claimText(refusal.Claims[name]))
+	}
+	return lines
+}
+
+// hintOf is a line with the cure, or none.
+func hintOf(err error) []string {
+	h, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err)
+	if !ok || h.Hint() == "" {
+		return nil
+	}
+	return []string{"hint: " + h.Hint()}
+}
+
+func (p *printer) annotate(how func(string) error, lines []string) {
+	for i := range lines {
+		lines[i] = oneLine(lines[i])
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = how(strings.Join(lines, "\n")) // as with p.w: nothing could be done about a failure
+}
+
 // problem prints an error that doesn't end the program, and its cure.
 func (p *printer) problem(what string, err error) {
+	if p.runner != nil {
+		p.annotate(p.runner.Warning, append([]string{what + ": " + err.Error()}, hintOf(err)...))
+		return
+	}
 	p.warning(what + ": " + err.Error())
 	p.hint(err)
 }
 
 func (p *printer) hint(err error) {
-	h, ok := errors.AsType[interface {
-		error
-		Hint() string
-	}](err)
-	if ok && h.Hint() != "" {
-		p.line(cyan, "hint: ", h.Hint())
+	for _, text := range hintOf(err) {
+		p.line(cyan, "hint: ", strings.TrimPrefix(text, "hint: "))
 	}
 }
 
-func (p *printer) warning(text string) { p.line(yellow, "warning: ", text) }
+func (p *printer) warning(text string) {
+	if p.runner != nil {
+		p.annotate(p.runner.Warning, []string{text})
+		return
+	}
+	p.line(yellow, "warning: ", text)
+}
 
 func (p *printer) note(text string) { p.line("", "", text) }
 

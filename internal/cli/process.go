@@ -27,6 +27,7 @@ const exchangeGrace = time.Second
 type process struct {
 	env      Env
 	command  []string
+	dir      string // the command's; "" is ours
 	log      *slog.Logger
 	say      *printer
 	terminal bool
@@ -42,13 +43,16 @@ type process struct {
 	opening              atomic.Bool
 }
 
-func (a *app) newProcess(command []string, debug bool) *process {
+func (a *app) newProcess(command []string, o runOptions) *process {
 	p := &process{
-		env:      a.env,
-		command:  command,
-		log:      a.logger(debug),
-		say:      a.say,
-		terminal: proc.OnTerminal(),
+		env:     a.env,
+		command: command,
+		log:     a.logger(o.debug),
+		say:     a.say,
+		dir:     o.step.dir(),
+		// The action is signalled by a runner, not by a terminal's keys, even
+		// where somebody started the runner on one.
+		terminal: o.step == nil && proc.OnTerminal(),
 		forward:  make(chan os.Signal, 64),
 	}
 	p.starting, p.abort = context.WithCancelCause(context.Background())
@@ -154,6 +158,7 @@ func (p *process) child(environ []string, redactor *redact.Redactor) (int, error
 	status, err := proc.Run(context.Background(), proc.Config{
 		Args:     p.command,
 		Env:      environ,
+		Dir:      p.dir,
 		Stdin:    p.env.Stdin,
 		Stdout:   stdout,
 		Stderr:   stderr,

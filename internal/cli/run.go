@@ -21,6 +21,9 @@ type runOptions struct {
 	noRedact    bool
 	verbose     bool
 	debug       bool
+
+	// step is the action's step whose run this is; nil for `runenv run`.
+	step *actionStep
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -96,7 +99,7 @@ func (a *app) run(o runOptions, command []string) error {
 	if err := o.resolve(a.env); err != nil {
 		return err
 	}
-	p := a.newProcess(command, o.debug)
+	p := a.newProcess(command, o)
 	defer p.close()
 
 	source, err := a.detect()
@@ -135,9 +138,12 @@ func (a *app) run(o runOptions, command []string) error {
 func (a *app) withoutToken(p *process, o runOptions) error {
 	if o.ifNoToken == "skip" {
 		a.say.note("no OIDC token here: skipping the command (--if-no-token=skip)")
-		return nil
+		return o.step.skipped(true)
 	}
 	a.say.warning("no OIDC token here: the command runs without leases (--if-no-token=run)")
+	if err := o.step.skipped(false); err != nil {
+		return err
+	}
 	environ, err := a.environ(nil, o.passCIToken)
 	if err != nil {
 		return err
@@ -150,17 +156,19 @@ func (a *app) withoutToken(p *process, o runOptions) error {
 // inSession leases, runs the command and ends the session, whatever happens.
 func (a *app) inSession(p *process, s *client.Session, o runOptions, ca []byte, starting <-chan started) error {
 	held := a.hold(p, s, ca, starting)
-	defer func() { held.end(o.verbose || o.debug) }()
+	defer func() { o.step.ended(held.end(o.verbose || o.debug)) }()
 
+	if err := o.step.opened(s); err != nil {
+		return err
+	}
 	leases, err := s.Lease(p.starting, o.leases...)
 	if err != nil {
 		return p.orSignal(err)
 	}
-	names := make([]string, len(leases))
-	for i, l := range leases {
-		names[i] = l.Name
+	if err := o.step.leased(s, leases); err != nil {
+		return err
 	}
-	p.log.Debug("leased", "session", s.ID(), "leases", strings.Join(names, " "))
+	p.log.Debug("leased", "session", s.ID(), "leases", leaseNames(leases))
 	environ, err := a.environ(leases, o.passCIToken)
 	if err != nil {
 		return err
@@ -168,6 +176,14 @@ func (a *app) inSession(p *process, s *client.Session, o runOptions, ca []byte, 
 	held.warnBeforeExpiry(leases, s.HardEnd())
 	a.status, err = p.child(environ, a.redactor(leases, o.noRedact))
 	return err
+}
+
+func leaseNames(leases []api.Lease) string {
+	names := make([]string, len(leases))
+	for i, l := range leases {
+		names[i] = l.Name
+	}
+	return strings.Join(names, " ")
 }
 
 // environ is the command's environment.

@@ -57,9 +57,7 @@ func (s *settings) resolve(env Env) error {
 	fill(&s.role, env.Getenv(varRole))
 	fill(&s.caFile, env.Getenv(varCAFile))
 	if len(s.leases) == 0 {
-		s.leases = strings.FieldsFunc(env.Getenv(varLeases), func(r rune) bool {
-			return r == ',' || r == ' ' || r == '\t' || r == '\n' || r == '\r'
-		})
+		s.leases = splitNames(env.Getenv(varLeases))
 	}
 	file, err := readFile(env.Dir)
 	if err != nil {
@@ -79,15 +77,22 @@ func (s *settings) resolve(env Env) error {
 	return nil
 }
 
+// splitNames splits at commas and white space.
+func splitNames(names string) []string {
+	return strings.FieldsFunc(names, func(r rune) bool {
+		return r == ',' || r == ' ' || r == '\t' || r == '\n' || r == '\r'
+	})
+}
+
 // complete refuses settings that no session can be had with.
 func (s *settings) complete() error {
 	switch {
 	case s.refusedBroker:
 		return &settingError{fileName + " can't set the broker in CI", "set " + varBroker + " or --broker in the job's definition: what a pull request can edit mustn't choose where the job's token goes"}
 	case s.broker == "":
-		return &settingError{"no broker given", "set --broker or " + varBroker + " to the broker's URL"}
+		return &settingError{"no broker given", "set --broker (the action's `broker:`) or " + varBroker + " to the broker's URL"}
 	case s.role == "":
-		return &settingError{"no role given", "set --role or " + varRole + ", or `role:` in " + fileName}
+		return &settingError{"no role given", "set --role or " + varRole + " (the action's `role:`), or `role:` in " + fileName}
 	case slices.Contains(s.leases, ""):
 		return &settingError{"a lease without a name", "give --lease NAME, or leave it out for all that the role has"}
 	}

@@ -111,6 +111,23 @@ func (h *Handle) Guard(cfg Config) error {
 	return nil
 }
 
+// End ends the session itself, trying again until ctx ends while the broker
+// can't be reached or is overloaded. cfg.Exe isn't used.
+func End(ctx context.Context, cfg Config) error {
+	w := wire{SessionURL: cfg.SessionURL, EndToken: cfg.EndToken.Reveal(), CAPEM: cfg.CAPEM}
+	if err := w.check(); err != nil {
+		return fmt.Errorf("ending the session: %w", err)
+	}
+	client, err := newClient(w.CAPEM)
+	if err != nil {
+		return fmt.Errorf("ending the session: %w", err)
+	}
+	if err := end(ctx, client, w); err != nil {
+		return fmt.Errorf("ending the session: %w", err)
+	}
+	return nil
+}
+
 // executable survives the program's replacement where the system allows it.
 func executable() (string, error) {
 	if runtime.GOOS == "linux" {

@@ -1,0 +1,26 @@
+// How Node hands over to runenv.
+import { spawn } from 'node:child_process';
+import { constants } from 'node:os';
+import { fail, Problem } from './say.mjs';
+
+/**
+ * Becomes the program where Node can: the runner's signals then reach it, and
+ * no process is left that holds the job's token variables. Elsewhere it is
+ * spawned, and told so.
+ */
+export function become(program, args) {
+  if (typeof process.execve === 'function' && process.platform !== 'win32') {
+    process.execve(program, ['runenv', ...args], process.env);
+  }
+  spawnAs(program, [...args, '--spawned']);
+}
+
+/** Runs the program as a child, which gets our signals and gives us its status. */
+export function spawnAs(program, args) {
+  const child = spawn(program, args, { stdio: 'inherit', windowsHide: true });
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+    process.on(signal, () => child.kill(signal));
+  }
+  child.on('error', (err) => fail(new Problem(`starting ${program}: ${err.code ?? err.message}`)));
+  child.on('exit', (code, signal) => process.exit(code ?? 128 + constants.signals[signal]));
+}

@@ -57,6 +57,7 @@ lint: $(LINTERS)/golangci-lint $(LINTERS)/actionlint ## gofmt, go vet, golangci-
 	$(LINTERS)/golangci-lint run ./...
 	cd e2e && $(LINTERS)/golangci-lint run ./...
 	$(LINTERS)/actionlint
+	@sh scripts/lint-examples.sh $(LINTERS)/actionlint
 
 fuzz: ## run every fuzz test for FUZZTIME (default 10s) each
 	@sh scripts/fuzz.sh '$(FUZZTIME)'

@@ -48,12 +48,14 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"broker": brokerCmd,
-			"github": githubCmd,
-			"gitlab": gitlabCmd,
-			"status": statusCmd,
-			"await":  awaitCmd,
-			"signal": signalCmd,
+			"broker":  brokerCmd,
+			"github":  githubCmd,
+			"gitlab":  gitlabCmd,
+			"status":  statusCmd,
+			"await":   awaitCmd,
+			"signal":  signalCmd,
+			"runner":  runnerCmd,
+			"entries": entriesCmd,
 		},
 	})
 }

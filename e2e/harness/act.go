@@ -23,7 +23,7 @@ type Job struct {
 	Files map[string]string
 	// Env is added to the environment of the runner, which else has only a
 	// PATH, a HOME and a TMPDIR. The job sees it, and a workflow reads it as
-	// ${{ env.NAME }}.
+	// ${{ env.NAME }}, but for ACTIONS_*.
 	Env []string
 	// Path holds folders that come first of all on the PATH.
 	Path []string
@@ -75,8 +75,12 @@ func Act(tb testing.TB, job Job) *exec.Cmd {
 		args = append(args, "--eventpath", job.EventFile)
 	}
 	for _, assignment := range job.Env {
-		name, _, _ := strings.Cut(assignment, "=")
-		args = append(args, "--env", name) // the value is read from the environment
+		// Steps have act's own environment too, but the workflow reads only
+		// what is named here. Anybody can read arguments: the keys to the
+		// job's token aren't among them.
+		if !strings.HasPrefix(assignment, "ACTIONS_") {
+			args = append(args, "--env", assignment)
+		}
 	}
 	job.Path = append(job.Path, filepath.Dir(node))
 	return job.command(tb, act, args...)

@@ -293,6 +293,20 @@ func TestBackgroundChildIsStopped(t *testing.T) {
 	}
 }
 
+// The tee of `exec > >(tee log)` is left behind with work to do.
+func TestBackgroundChildMayEndByItself(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	cfg := shell("(sleep 0.05; echo late) & echo over")
+	cfg.Stdout = &out
+	if got := run(t, cfg); got.Code() != 0 {
+		t.Errorf("code %d, want 0", got.Code())
+	}
+	if got, want := out.String(), "over\nlate\n"; got != want {
+		t.Errorf("output %q, want %q", got, want)
+	}
+}
+
 // A process that left the group and holds stdout can't keep Run.
 func TestEscapedHolderOfStdout(t *testing.T) {
 	t.Parallel()

@@ -248,9 +248,17 @@ func (f *family) forward(sig os.Signal) {
 func (f *family) terminate() { _ = syscall.Kill(f.target(), syscall.SIGTERM) }
 func (f *family) kill()      { _ = syscall.Kill(f.target(), syscall.SIGKILL) }
 
-// stop ends what the child left behind: TERM, then KILL after grace. It
-// returns as soon as nothing is left, and at last a grace after KILL.
+// settle is how long what the child left behind may take to end by itself:
+// the tee of bash's `exec > >(tee log)` still has to write what it was given.
+const settle = 250 * time.Millisecond
+
+// stop ends what the child left behind and what doesn't end by itself: TERM,
+// then KILL after grace. It returns as soon as nothing is left, and at last a
+// grace after KILL.
 func (f *family) stop(grace time.Duration) {
+	if f.waitGone(settle, func() int { return f.tell(0, map[int]bool{}) }) {
+		return
+	}
 	told := map[int]bool{}
 	if f.tell(syscall.SIGTERM, told) == 0 {
 		return

@@ -21,7 +21,7 @@ type workflow struct {
 	as    *syscall.Credential
 	node  int
 	env   []string // NAME= takes a variable away
-	path  []string
+	args  []string // of act
 	// actions beside RunEnv's own, by the name that stands for them
 	actions map[string]string
 }
@@ -69,7 +69,7 @@ func (s *site) act(t *testing.T, w workflow) *run {
 		env[name] = value
 	}
 	job := harness.Job{
-		Dir: r.dir, As: w.as, Node: w.node, Path: w.path, Actions: w.actions,
+		Dir: r.dir, As: w.as, Node: w.node, Args: w.args, Actions: w.actions,
 		Files: map[string]string{".github/workflows/ci.yml": "on: push\npermissions: {id-token: write, contents: read}\njobs:\n  migrate:\n    runs-on: ubuntu-latest" +
 			indent(w.job, 4) + "\n    steps:" + indent(strings.ReplaceAll(w.steps, "{{runenv}}", runenvStep), 6) + "\n"},
 	}

@@ -25,6 +25,8 @@ type Job struct {
 	// PATH, a HOME and a TMPDIR. The job sees it, and a workflow reads it as
 	// ${{ env.NAME }}, but for ACTIONS_*.
 	Env []string
+	// Args are further arguments of the runner.
+	Args []string
 	// Path holds folders that come first of all on the PATH.
 	Path []string
 	// As is the user of the runner; nil: whoever runs the tests.
@@ -83,7 +85,7 @@ func Act(tb testing.TB, job Job) *exec.Cmd {
 		}
 	}
 	job.Path = append(job.Path, filepath.Dir(node))
-	return job.command(tb, act, args...)
+	return job.command(tb, act, append(args, job.Args...)...)
 }
 
 // GitLab makes a command that runs one job of a repository's .gitlab-ci.yml by
@@ -99,7 +101,7 @@ func GitLab(tb testing.TB, job Job) *exec.Cmd {
 	for _, assignment := range job.Variables {
 		args = append(args, "--variable", assignment)
 	}
-	cmd := job.command(tb, node, append(args, job.Name)...)
+	cmd := job.command(tb, node, append(append(args, job.Args...), job.Name)...)
 	git(tb, cmd, "remote", "add", "origin", "git@gitlab.example.com:pay/api.git")
 	return cmd
 }

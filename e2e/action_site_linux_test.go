@@ -47,7 +47,7 @@ func indent(text string, by int) string {
 }
 
 // act starts a workflow of one job under the real act, and waits for nothing.
-// release lets one script that waits at $GATE go on.
+// pass lets one script that waits at $GATE go on.
 func (s *site) act(t *testing.T, w workflow) *run {
 	t.Helper()
 	r := &run{dir: jobDir(t, w.as), done: make(chan struct{}), stdout: new(output)}
@@ -79,9 +79,20 @@ func (s *site) act(t *testing.T, w workflow) *run {
 		}
 	}
 	r.cmd = harness.Act(t, job)
+	s.begin(t, r)
+	return r
+}
+
+// begin starts a runner, and ends it and all below it with the test.
+func (*site) begin(t *testing.T, r *run) {
+	t.Helper()
 	r.cmd.Cancel = func() error { return nil } // the clean-up below ends it
 	r.cmd.Stdout, r.cmd.Stderr = r.stdout, r.stdout
 	r.cmd.WaitDelay = 5 * time.Second
+	if r.cmd.SysProcAttr == nil {
+		r.cmd.SysProcAttr = new(syscall.SysProcAttr)
+	}
+	r.cmd.SysProcAttr.Setpgid = true // a signal to its group isn't one to the tests
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -96,10 +107,9 @@ func (s *site) act(t *testing.T, w workflow) *run {
 		<-r.done
 		_, _ = r.stdin.Close(), r.told.Close()
 		if t.Failed() {
-			t.Logf("act printed:\n%.32768s", r.stdout)
+			t.Logf("the runner printed:\n%.32768s", r.stdout)
 		}
 	})
-	return r
 }
 
 // pipe makes a named pipe that the test holds open in both directions, so that
@@ -134,11 +144,11 @@ func (s *site) migrates(t *testing.T, w workflow) *run {
 	return r
 }
 
-// ended waits for act's end: zero if the job succeeded.
+// ended waits for the runner's end: zero if the job succeeded.
 func (r *run) ended(t *testing.T, wantSuccess bool) {
 	t.Helper()
 	if got := r.status(t, time.Minute); (got == 0) != wantSuccess {
-		t.Errorf("act ends with %d, want success %t", got, wantSuccess)
+		t.Errorf("the runner ends with %d, want success %t", got, wantSuccess)
 	}
 }
 
@@ -185,11 +195,19 @@ func (r *run) entry(t *testing.T) int {
 // wrapper is the process `runenv action main` of the step.
 func (r *run) wrapper(t *testing.T) int {
 	t.Helper()
+	return r.below(t, "runenv action main")
+}
+
+// below is the process under the runner whose arguments begin so; as node
+// spawns it, a path may come before.
+func (r *run) below(t *testing.T, command string) int {
+	t.Helper()
 	for _, pid := range descendants(t, r.cmd.Process.Pid) {
-		if command := commandOf(pid); strings.Contains(command, "runenv action main") {
+		got := commandOf(pid)
+		if strings.HasPrefix(got[strings.LastIndexByte(strings.SplitN(got, " ", 2)[0], '/')+1:], command) {
 			return pid
 		}
 	}
-	t.Fatal("no process under act is `runenv action main`")
+	t.Fatalf("no process under the runner is `%s`", command)
 	return 0
 }

@@ -397,6 +397,11 @@ func TestWorkflowsGetAToken(t *testing.T) {
 			if len(workflow.Jobs) > 0 {
 				continue
 			}
+			if strings.HasPrefix(b.text, "include:") {
+				gitlab++
+				includesComponent(t, d, b)
+				continue
+			}
 			var jobs map[string]job
 			if err := yaml.Unmarshal([]byte(b.text), &jobs); err != nil {
 				continue // a file of another kind, like .runenv.yaml
@@ -414,6 +419,54 @@ func TestWorkflowsGetAToken(t *testing.T) {
 	}
 	if github == 0 || gitlab == 0 {
 		t.Errorf("%d jobs of GitHub and %d of GitLab found, want both", github, gitlab)
+	}
+}
+
+// includesComponent holds a block against the component's own inputs.
+func includesComponent(t *testing.T, d *document, b block) {
+	t.Helper()
+	text, err := os.ReadFile("../templates/runenv.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var component struct {
+		Spec struct {
+			Inputs map[string]struct {
+				Description string
+				Default     *string
+				Regex       string
+			}
+		}
+	}
+	if err := yaml.NewDecoder(bytes.NewReader(text)).Decode(&component); err != nil {
+		t.Fatal(err)
+	}
+	var pipeline struct {
+		Include []struct {
+			Component string
+			Inputs    map[string]string
+		}
+	}
+	if err := yaml.Unmarshal([]byte(b.text), &pipeline); err != nil {
+		t.Fatalf("%s: %v", d.at(b), err)
+	}
+	for _, include := range pipeline.Include {
+		if !regexp.MustCompile(`^\$CI_SERVER_FQDN/[a-z/]+/runenv@[0-9a-f]{40}$`).MatchString(include.Component) {
+			t.Errorf("%s: %s isn't the component by a commit", d.at(b), include.Component)
+		}
+		for name, value := range include.Inputs {
+			if input, ok := component.Spec.Inputs[name]; !ok || !regexp.MustCompile(input.Regex).MatchString(value) {
+				t.Errorf("%s: the component has no input %s that is %q", d.at(b), name, value)
+			}
+		}
+		for name, input := range component.Spec.Inputs {
+			if _, ok := include.Inputs[name]; !ok && input.Default == nil {
+				t.Errorf("%s: the component's input %s is missing", d.at(b), name)
+			}
+			if row := fmt.Sprintf("\n| `%s` | ", name); d.path == "docs/gitlab.md" && (!strings.Contains(d.text, row) || input.Description == "") {
+				t.Errorf("%s: the input %s isn't described", d.path, name)
+			}
+		}
 	}
 }
 

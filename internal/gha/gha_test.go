@@ -163,6 +163,20 @@ func TestT27MasksHoldWholeAndLines(t *testing.T) {
 	}
 }
 
+// T27: act prints a mask that has a "::" in it as it is.
+func TestT27NoMaskThatActWouldPrint(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	getenv := func(name string) string { return map[string]string{"ACT": "true"}[name] }
+	r := gha.New(gha.Config{Getenv: getenv, Commands: &out})
+	if err := r.Mask(secret.FromString("one::line of it\nanother line\n"), secret.FromString("plain:value")); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff("::add-mask::another line\n::add-mask::plain:value\n", out.String()); diff != "" {
+		t.Errorf("masks (-want +got):\n%s", diff)
+	}
+}
+
 func TestAnnotationsAreOneCommand(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

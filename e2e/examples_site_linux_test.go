@@ -7,11 +7,13 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -157,6 +159,7 @@ type scene struct {
 	event     string            // of act; default push
 	eventFile string            // its content
 	files     map[string]string // of the repository, beside the examples
+	actions   map[string]string // beside RunEnv's own
 	env       []string
 	path      []string
 	variables []string                 // of GitLab's pipeline
@@ -188,15 +191,22 @@ func (g *gallery) open(t *testing.T, s scene) (*showing, harness.Job) {
 			"RUNENV_CA_FILE=" + g.broker.CAFile, "SSL_CERT_FILE=" + g.broker.CAFile,
 		}, s.env...),
 	}
-	for name, content := range s.files {
-		job.Files[name] = content
-	}
+	maps.Copy(job.Files, s.files)
 	return v, job
 }
 
 // begin starts the showing's command.
 func (v *showing) begin(t *testing.T, what string) {
 	t.Helper()
+	scripts, err := filepath.Glob(filepath.Join(v.dir, "work", "*.sh"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, script := range scripts {
+		if err := os.Chmod(script, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	v.cmd.Stdout, v.cmd.Stderr = v.stdout, v.stdout
 	v.cmd.Cancel = func() error { return nil } // the clean-up below ends it
 	v.cmd.WaitDelay = 5 * time.Second
@@ -229,6 +239,7 @@ func (g *gallery) github(t *testing.T, s scene, examples ...string) *showing {
 	}
 	job.Files[".vars"] = "RUNENV_BROKER=" + g.broker.URL + "\n" // the repository's variables, for act
 	job.Event, job.Actions = s.event, map[string]string{"runenv/action@" + placeholder: g.action}
+	maps.Copy(job.Actions, s.actions)
 	if s.eventFile != "" {
 		job.EventFile = filepath.Join(v.dir, "event.json")
 		if err := os.WriteFile(job.EventFile, []byte(s.eventFile), 0o600); err != nil {
@@ -254,11 +265,8 @@ func (g *gallery) gitlab(t *testing.T, s scene, examples ...string) *showing {
 	}
 	job.Files["templates/runenv.yml"] = string(component)
 	for i, name := range examples {
-		text := strings.NewReplacer(
-			"https://runenv.example.com", g.broker.URL,
-			"component: $CI_SERVER_FQDN/runenv/action/runenv@"+placeholder+" # the commit of the release that you take\n    inputs:\n",
-			fmt.Sprintf("local: templates/runenv.yml\n    inputs:\n      url: $MIRROR/v9.9.9/runenv-linux-%s\n      sha256: %q\n", runtime.GOARCH, g.sha256),
-		).Replace(example(t, "gitlab", name))
+		text := strings.Replace(g.local(example(t, "gitlab", name)), "    inputs:\n", fmt.Sprintf(
+			"    inputs:\n      url: $MIRROR/v9.9.9/runenv-linux-%s\n      sha256: %q\n", runtime.GOARCH, g.sha256), 1)
 		if s.edit != nil {
 			text = s.edit(text)
 		}
@@ -281,6 +289,15 @@ func (g *gallery) gitlab(t *testing.T, s scene, examples ...string) *showing {
 	}
 	v.begin(t, "gitlab-ci-local")
 	return v
+}
+
+// component matches how documents and examples include it.
+var component = regexp.MustCompile(`component: \$CI_SERVER_FQDN/\S+( #[^\n]*)?`)
+
+// local leads a text to this gallery's broker, and to the component that lies
+// beside it.
+func (g *gallery) local(text string) string {
+	return component.ReplaceAllString(strings.ReplaceAll(text, "https://runenv.example.com", g.broker.URL), "local: templates/runenv.yml")
 }
 
 func example(t *testing.T, ci, name string) string {

@@ -32,18 +32,40 @@ func TestNoSavedCacheHoldsTheValue(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := s.migrates(t, workflow{actions: map[string]string{"example/save@v1": save}, steps: `
+	for _, c := range []struct {
+		name string
+		end  func(t *testing.T, r *run)
+	}{
+		{"success", func(t *testing.T, r *run) { r.pass(t) }},
+		{"wrapper killed", func(t *testing.T, r *run) { kill(t, r.wrapper(t)) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := s.migrates(t, workflow{actions: map[string]string{"example/save@v1": save}, steps: saveSteps})
+			c.end(t, r)
+			s.gone(t, r, 5*time.Second, "the script's end")
+			r.ended(t, c.name == "success")
+			checkSaved(t, r)
+		})
+	}
+}
+
+// saveSteps leave files wherever a job saves, and a wrapped script that holds.
+const saveSteps = `
 - uses: actions/checkout@v4
 - uses: {{runenv}}
     run: |
       mkdir -p "$HOME/.npm"
       for dir in . "$RUNNER_TEMP" "$HOME/.npm"; do echo of-the-script >"$dir/made"; done
       echo "$DB_USER $DB_PASSWORD" >"$TOLD"
-- uses: example/save@v1
-`})
-	s.gone(t, r, 2*time.Second, "the script's end")
-	r.ended(t, true)
+      read -r line <"$GATE"
+- if: always()
+  uses: example/save@v1
+`
 
+// checkSaved unpacks what the job saved and looks for the values.
+func checkSaved(t *testing.T, r *run) {
+	t.Helper()
 	scanner := harness.NewScanner(t, harness.Canary{Name: "leased user", Value: r.user}, harness.Canary{Name: "leased password", Value: r.password})
 	made, archives := 0, 0
 	err := filepath.WalkDir(filepath.Join(r.dir, "home", ".cache", "actcache"), func(path string, entry fs.DirEntry, err error) error {

@@ -271,7 +271,7 @@ func copyFile(from, to string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }() // nothing was written
 	info, err := in.Stat()
 	if err != nil {
 		return err

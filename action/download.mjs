@@ -142,8 +142,8 @@ export function proxyFor(url, env) {
   const host = bare(url.hostname).toLowerCase();
   const port = url.port || (url.protocol === 'https:' ? '443' : '80');
   for (const entry of variable('no_proxy').toLowerCase().split(/[\s,]+/).filter(Boolean)) {
-    const [, name, entryPort] = /^(.*?)(?::(\d+))?$/.exec(entry);
-    const domain = name.replace(/^\*?\./, '');
+    const [, name, entryPort] = /^(\[.*\]|[^:]*):(\d+)$/.exec(entry) ?? [entry, entry];
+    const domain = bare(name).replace(/^\*?\./, '');
     if (entry === '*' || ((host === domain || host.endsWith(`.${domain}`)) && (!entryPort || entryPort === port))) {
       return null;
     }

@@ -1,7 +1,6 @@
 // Where the runenv to run comes from.
 import { accessSync, constants, readFileSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { install } from './install.mjs';
 import { Problem } from './say.mjs';
 
 const input = (env, name) => (env[`INPUT_${name.toUpperCase()}`] ?? '').trim();
@@ -13,6 +12,8 @@ export async function find(env) {
     return checked(resolve(binary));
   }
   const table = JSON.parse(readFileSync(new URL('checksums.json', import.meta.url), 'utf8'));
+  // Only where it is needed: Node's HTTP makes standard error non-blocking.
+  const { install } = await import('./install.mjs');
   return install(table, input(env, 'version'), env);
 }
 

@@ -55,6 +55,7 @@ func (a *app) asAction() (*actionStep, error) {
 	if a.env.Getenv("GITHUB_ACTIONS") != "true" {
 		return nil, &settingError{"this command is the GitHub Action's own, and no runner of GitHub's kind started it", "elsewhere: runenv run -- COMMAND"}
 	}
+	makeBlocking(a.env.Stdin, a.env.Stdout, a.env.Stderr)
 	getenv := a.env.Getenv
 	step := &actionStep{
 		say:    a.say,

@@ -422,6 +422,36 @@ func TestWorkflowsGetAToken(t *testing.T) {
 	}
 }
 
+// What a workflow runs is what was read: every action and reusable workflow of
+// others in the repository is named by a commit.
+func TestT33EveryUsesIsPinned(t *testing.T) {
+	t.Parallel()
+	uses := regexp.MustCompile(`(?m)^[ -]*uses: *(\S+)`)
+	pinned := regexp.MustCompile(`^\./|@[0-9a-f]{40}$`)
+	seen := 0
+	for _, pattern := range []string{"../.github/workflows/*.yml", "../examples/github/*.yml", "../action.yml", "../*.md", "*.md", "*/*.md"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil || len(paths) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(paths), err)
+		}
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range uses.FindAllStringSubmatch(string(text), -1) {
+				seen++
+				if !pinned.MatchString(m[1]) {
+					t.Errorf("%s: %s isn't pinned by a commit", path, m[1])
+				}
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("%d uses found: this test looks in the wrong place", seen)
+	}
+}
+
 // includesComponent holds a block against the component's own inputs.
 func includesComponent(t *testing.T, d *document, b block) {
 	t.Helper()

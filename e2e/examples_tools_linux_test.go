@@ -121,14 +121,13 @@ type docker struct {
 	*buildah
 	path  []string
 	value string
-	image string // where the built image is copied
 }
 
 func (g *gallery) newDocker(t *testing.T) *docker {
 	t.Helper()
 	d := &docker{buildah: newBuildah(t), value: g.values["npm"]}
 	bin := t.TempDir()
-	d.path, d.image = []string{bin}, filepath.Join(bin, "image")
+	d.path = []string{bin}
 	script := fmt.Sprintf(`#!/bin/sh
 # A stand-in: docker build, by buildah.
 test "$1" = build || { echo "docker $1: this stand-in only builds" >&2; exit 64; }
@@ -159,9 +158,11 @@ RUN --mount=type=secret,id=npm,target=/secret ["/digest", "/secret", "/sum"]
 // built fails the test unless the build had the secret and the image hasn't.
 func (d *docker) built(t *testing.T) {
 	t.Helper()
-	container := strings.TrimSpace(d.run("from", "--pull-never", "localhost/example"))
-	root := strings.TrimSpace(d.run("mount", container))
-	sum, err := os.ReadFile(filepath.Join(root, "sum"))
+	var sum []byte
+	layers, err := filepath.Glob(filepath.Join(d.store, "root", "vfs", "dir", "*", "sum"))
+	if err == nil && len(layers) > 0 {
+		sum, err = os.ReadFile(layers[0])
+	}
 	if want := fmt.Sprintf("%x", sha256.Sum256([]byte(d.value))); err != nil || string(sum) != want {
 		t.Errorf("the build saw a secret with the sum %q, %v, want %s", sum, err, want)
 	}

@@ -33,7 +33,7 @@ build: ## build bin/runenv and bin/runenv-broker (static, reproducible)
 demo: build ## watch one command get a secret, use it and lose it; needs nothing else
 	@PATH="$(CURDIR)/bin:$$PATH" sh scripts/demo.sh
 
-test: check unit e2e ## everything: unit, script and end-to-end tests with a real Vault and PostgreSQL
+test: check unit e2e ## everything: unit, script and end-to-end tests with a real Vault, PostgreSQL, act and gitlab-ci-local
 
 check:
 	@test -n "$(RACE)" || echo 'make: no C compiler, so the race detector is off (Debian: apt-get install gcc)'

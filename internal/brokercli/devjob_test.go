@@ -62,7 +62,7 @@ func TestJobOfFlags(t *testing.T) {
 		want  string
 	}{
 		{"no value", jobFlags{claims: []string{"ref"}}, `--claim "ref" has no =`},
-		{"a slip", jobFlags{claims: []string{"environmnt=x"}}, "--claim enviroment isn't a claim of GitHub's"},
+		{"a slip", jobFlags{claims: []string{"environmnt=x"}}, "--claim environmnt isn't a claim of GitHub's"},
 		{"the issuer's own", jobFlags{claims: []string{"aud=x"}}, "--claim aud isn't a claim of GitHub's"},
 		{"twice", jobFlags{claims: []string{"ref=a", "ref=b"}}, "--claim ref is given twice"},
 		{"no file", jobFlags{event: filepath.Join(dir, "none.json")}, "none.json: the file isn't there"},

@@ -43,9 +43,19 @@ function backOff(n) {
 }
 
 async function follow(url, options) {
-  const signal = AbortSignal.timeout(TRY_MS);
+  // Not AbortSignal.timeout: with listeners it keeps the process for all its time.
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(), TRY_MS);
+  try {
+    return await hop(url, { ...options, signal: late.signal });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function hop(url, options) {
   for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
-    const answer = await request(url, { ...options, signal });
+    const answer = await request(url, options);
     const { statusCode: status, headers } = answer;
     if (status === 200) {
       return read(answer, options.limit);
@@ -76,6 +86,7 @@ async function request(url, { env, ca, signal }) {
     const socket = await tunnel(proxy, url, { ca, signal });
     const name = bare(url.hostname);
     sent = https.request(url, { ...options, createConnection: () => tls.connect({ socket, ca, servername: /[a-z]/i.test(name) && !name.includes(':') ? name : '', host: name }) });
+    sent.once('error', () => socket.destroy()); // or it would keep us for minutes
   } else if (proxy) {
     const client = proxy.protocol === 'https:' ? https : http;
     sent = client.request(proxy, { ...options, path: url.href, headers: { ...headers, Host: url.host, ...authorization(proxy) } });

@@ -17,10 +17,12 @@ export function become(program, args) {
 
 /** Runs the program as a child, which gets our signals and gives us its status. */
 export function spawnAs(program, args) {
-  const child = spawn(program, args, { stdio: 'inherit', windowsHide: true });
+  let child;
+  // First: a signal that came between would end us and leave the child.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     process.on(signal, () => child.kill(signal));
   }
+  child = spawn(program, args, { stdio: 'inherit', windowsHide: true });
   child.on('error', (err) => fail(new Problem(`starting ${program}: ${err.code ?? err.message}`)));
   child.on('exit', (code, signal) => process.exit(code ?? 128 + constants.signals[signal]));
 }

@@ -23,7 +23,7 @@ function command(kind, text) {
 /** Says why the action can't go on. */
 export function fail(err) {
   command('error', err.message + (err.hint ? `\nhint: ${err.hint}` : ''));
-  process.exitCode = 125;
+  process.exit(125);
 }
 
 export function warn(text) {

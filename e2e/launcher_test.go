@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/runenv/action/e2e/harness"
 )
@@ -25,8 +27,11 @@ func TestLauncher(t *testing.T) {
 	for _, major := range []int{20, 22, 24} {
 		t.Run(fmt.Sprintf("node %d", major), func(t *testing.T) {
 			t.Parallel()
-			cmd := exec.CommandContext(t.Context(), harness.Node(t, major), append([]string{"--test", "--test-reporter=tap"}, tests...)...)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, harness.Node(t, major), append([]string{"--test", "--test-force-exit", "--test-reporter=tap"}, tests...)...)
 			cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(), "RUNENV_TEST_TLS=" + certificates}
+			cmd.WaitDelay = time.Second
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("the launcher's tests on Node %d: %v\n%s", major, err, out)
 			}

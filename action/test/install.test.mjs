@@ -165,6 +165,7 @@ async function proxy() {
       socket.write('HTTP/1.1 200 OK\r\n\r\n');
       far.pipe(socket).pipe(far);
     });
+    socket.on('close', () => far.destroy());
     for (const s of [far, socket]) {
       s.on('error', () => {});
     }

@@ -53,11 +53,12 @@ test('the program\'s streams block, as those of a program that the runner starts
 });
 
 test('signals reach the program, and its status comes back', async () => {
-  const waits = script('waits', 'trap "echo INT" INT; trap "echo TERM; exit 7" TERM; echo ready; while :; do sleep 0.05; done');
+  const waits = script('waits', 'trap "echo INT" INT; trap "echo TERM; exit 7" TERM; echo ready; for i in $(seq 400); do sleep 0.05; done');
   const got = start('main.mjs', { INPUT_BINARY: waits });
   const heard = async (word) => {
     while (!got.stdout.includes(word)) {
-      await once(got.child.stdout, 'data');
+      assert.equal(got.code, undefined, `it ended before it said ${word}`);
+      await Promise.race([once(got.child.stdout, 'data'), got.ended]);
     }
   };
   await heard('ready');

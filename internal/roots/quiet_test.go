@@ -33,7 +33,7 @@ func TestT18Quiet(t *testing.T) {
 		{ctx, fmt.Errorf("c4n4ry: %w", stopped), stopped},
 		{ctx, errors.New("c4n4ry"), errUnreadable},
 	} {
-		if got := Quiet(tt.ctx, tt.err); got != tt.want {
+		if got := Quiet(tt.ctx, tt.err); got != tt.want { //nolint:errorlint // the error itself and nothing around it, which could quote
 			t.Errorf("Quiet(%v) = %v, want %v", tt.err, got, tt.want)
 		}
 	}
@@ -57,8 +57,9 @@ func TestProxySaysNo(t *testing.T) {
 	}
 	tr := transport(nil)
 	tr.Proxy = http.ProxyURL(address)
-	_, err = (&http.Client{Transport: tr}).Get("https://runenv.example.com")
+	answer, err := (&http.Client{Transport: tr}).Get("https://runenv.example.com")
 	if err == nil {
+		_ = answer.Body.Close()
 		t.Fatal("no error")
 	}
 	if got := Quiet(t.Context(), err).Error(); !strings.Contains(got, "the proxy answered HTTP status 407") || strings.Contains(got, "c4n4ry") {

@@ -18,7 +18,7 @@ func main() {
 	}
 	content, err := os.ReadFile(os.Args[1])
 	if err == nil {
-		err = os.WriteFile(os.Args[2], fmt.Appendf(nil, "%x", sha256.Sum256(content)), 0o644)
+		err = os.WriteFile(os.Args[2], fmt.Appendf(nil, "%x", sha256.Sum256(content)), 0o600)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "digest:", err)

@@ -1,6 +1,6 @@
-// Package action_test holds what docs/github.md says of the action's inputs
-// and outputs against action.yml. The launcher's own tests are in test/: the
-// e2e module runs them on each Node.
+// Package action_test holds what README.md and docs/github.md say of the
+// action's inputs and outputs against action.yml. The launcher's own tests are
+// in test/: the e2e module runs them on each Node.
 package action_test
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/goccy/go-yaml"
 )
 
-var update = flag.Bool("update", false, "write the tables into docs/github.md")
+var update = flag.Bool("update", false, "write the tables into README.md and docs/github.md")
 
 type manifest struct {
 	Name        string
@@ -69,36 +69,43 @@ func table(t *testing.T, entries yaml.MapSlice, defaults bool) string {
 	return b.String()
 }
 
-func TestDocumentHasTheTables(t *testing.T) {
+func TestDocumentsHaveTheTables(t *testing.T) {
 	t.Parallel()
 	m := read(t)
-	const path = "../docs/github.md"
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := string(content)
-	for name, want := range map[string]string{"inputs": table(t, m.Inputs, true), "outputs": table(t, m.Outputs, false)} {
-		begin := "<!-- " + name + ": from action.yml -->\n"
-		before, rest, ok := strings.Cut(text, begin)
-		got, after, closed := strings.Cut(rest, "<!-- end -->\n")
-		if !ok || !closed {
-			t.Fatalf("%s has no lines %q and <!-- end -->", path, strings.TrimSpace(begin))
+	tables := map[string]string{"inputs": table(t, m.Inputs, true), "outputs": table(t, m.Outputs, false)}
+	for path, names := range map[string][]string{"../README.md": {"inputs"}, "../docs/github.md": {"inputs", "outputs"}} {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if got == want {
+		text := string(content)
+		for _, name := range names {
+			text = withTable(t, path, text, name, tables[name])
+		}
+		if text == string(content) {
 			continue
 		}
-		if !*update {
-			t.Errorf("%s has other %s than action.yml: go test ./action -update", path, name)
-			continue
-		}
-		text = before + begin + want + "<!-- end -->\n" + after
-	}
-	if *update {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// withTable returns the document's text with the table in its place; without
+// -update it only complains if another one is there.
+func withTable(t *testing.T, path, text, name, want string) string {
+	t.Helper()
+	begin := "<!-- " + name + ": from action.yml -->\n"
+	before, rest, ok := strings.Cut(text, begin)
+	got, after, closed := strings.Cut(rest, "<!-- end -->\n")
+	switch {
+	case !ok || !closed:
+		t.Fatalf("%s has no lines %q and <!-- end -->", path, strings.TrimSpace(begin))
+	case got != want && !*update:
+		t.Errorf("%s has other %s than action.yml: go test ./action -update", path, name)
+		return text
+	}
+	return before + begin + want + "<!-- end -->\n" + after
 }
 
 func TestRunsWhatIsThere(t *testing.T) {

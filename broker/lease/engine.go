@@ -139,7 +139,7 @@ func New(cfg Config) (*Engine, error) {
 
 // NewID returns kind, a hyphen, and 26 characters of [0-9a-v]: 48 bits of the
 // time in milliseconds and 80 random ones. Ids that sort by age keep a store's
-// inserts together, which doubles what a disk takes. An id is no capability.
+// inserts together: docs/performance.md has both. An id is no capability.
 func NewID(kind string) string {
 	var b [16]byte
 	_, _ = rand.Read(b[6:]) // never fails

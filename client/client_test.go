@@ -286,7 +286,7 @@ func TestRetries(t *testing.T) {
 		"exchange, answers lost":    {exchange, []clienttest.Fault{clienttest.Lose, clienttest.Lose}, 3, ""},
 		"exchange, always busy":     {exchange, []clienttest.Fault{busy, busy, busy, busy, busy, busy}, 5, api.CodeTemporarily},
 		"exchange, refused":         {exchange, []clienttest.Fault{clienttest.Refuse(http.StatusForbidden, api.CodeLimitExceeded, "1")}, 1, api.CodeLimitExceeded},
-		"exchange, not implemented": {exchange, []clienttest.Fault{clienttest.Answer(http.StatusNotImplemented, nil, "")}, 1, "501"},
+		"exchange, 501":             {exchange, []clienttest.Fault{clienttest.Answer(http.StatusNotImplemented, nil, "")}, 1, "501"},
 		"exchange, wait an hour":    {exchange, []clienttest.Fault{clienttest.Refuse(http.StatusTooManyRequests, api.CodeRateLimited, "3600")}, 1, api.CodeRateLimited},
 		"exchange, a proxy's 502":   {exchange, []clienttest.Fault{clienttest.Answer(http.StatusBadGateway, nil, "<html>"+canary)}, 2, ""},
 		"lease, busy and cut":       {lease, []clienttest.Fault{busy, wait3, clienttest.Cut}, 4, ""},

@@ -34,7 +34,7 @@ func ordinaryLog() []byte {
 	words := []string{"compiling", "package", "github.com/acme/shop-api/internal/server", "ok", "cached", "PASS", "error:", "warning:",
 		"0.031s", "npm", "info", "using", "node@v20.11.1", "Downloading", "https://registry.example.com/lodash/-/lodash-4.17.21.tgz",
 		"sha512-v2kDEe57lecTulaDIuNTPy3Ry4gLGJ6Z1O3vE1krgXZNrsQ+LFTGHVxVjcXPs17LhbZVGedAJv8XZ1tvj5FvSg==", "at", "Object.<anonymous>",
-		"(/home/runner/work/shop/test.js:10:15)", "layer", "3f4a9c1b2d5e:", "Pull", "complete", "|####      |", "42%", "2026-11-23T10:00:00Z"}
+		"(/home/runner/shop/test.js:10:15)", "layer", "3f4a9c1b2d5e:", "Pull", "complete", "|####      |", "42%", "2026-11-23T10:00:00Z"}
 	var b bytes.Buffer
 	for b.Len() < benchBytes {
 		for range 4 + rnd.IntN(12) {

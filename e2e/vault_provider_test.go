@@ -359,7 +359,9 @@ func TestT14VaultLoginTTL(t *testing.T) {
 	t.Parallel()
 	w := newVaultWorld(t)
 	for role, extra := range map[string]yaml{
+		"right":    {"token_ttl": "5m"},
 		"long":     {"token_ttl": "24h"},
+		"default":  {},
 		"periodic": {"token_period": "24h"},
 		"batch":    {"token_type": "batch"},
 	} {
@@ -373,7 +375,7 @@ func TestT14VaultLoginTTL(t *testing.T) {
 	login := func(role string) (*providers.Login, error) {
 		return p.Login(t.Context(), providers.LoginRequest{Role: role, Session: "s", Marker: "m", Tokens: w.tokens(role)})
 	}
-	l, err := login("long")
+	l, err := login("right")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +390,7 @@ func TestT14VaultLoginTTL(t *testing.T) {
 		t.Fatal(err)
 	}
 	if ttl, err := self.TokenTTL(); err != nil || ttl > providers.LoginTTL || time.Until(l.Expires) > providers.LoginTTL {
-		t.Errorf("a 24h token lives %v more (%v), and the login says %v; want at most %v", ttl, err, l.Expires, providers.LoginTTL)
+		t.Errorf("the token lives %v more (%v), and the login says %v; want at most %v", ttl, err, l.Expires, providers.LoginTTL)
 	}
 	if end, err := p.RenewLogin(t.Context(), l.Handle); err != nil || time.Until(end) > providers.LoginTTL || time.Until(end) < 4*time.Minute {
 		t.Errorf("RenewLogin = %v, %v, want %v from now", end, err, providers.LoginTTL)
@@ -400,7 +402,7 @@ func TestT14VaultLoginTTL(t *testing.T) {
 		t.Errorf("RenewLogin after Logout = %v, want %v", err, providers.ErrDenied)
 	}
 	before := accessors(t, w)
-	for role, want := range map[string]string{"periodic": "token_period", "batch": "token_type=service"} {
+	for role, want := range map[string]string{"long": "token_ttl=5m", "default": "token_ttl=5m", "periodic": "token_period", "batch": "token_type=service"} {
 		if l, err := login(role); l != nil || !errors.Is(err, providers.ErrMalformed) || !strings.Contains(hintOf(err), want) {
 			t.Errorf("Login(%s) = %v, %v with hint %q, want a refusal with %q", role, l, err, hintOf(err), want)
 		}

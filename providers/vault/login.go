@@ -12,9 +12,6 @@ import (
 	"github.com/runenv/action/secret"
 )
 
-// maxLoginTTL is how long a token may live that can't be shortened.
-const maxLoginTTL = time.Hour
-
 // afterwards bounds the calls that clean up when the caller's own time may be
 // over.
 const afterwards = 5 * time.Second
@@ -60,8 +57,9 @@ func (p *Provider) role(role string) string {
 	return "runenv-" + role
 }
 
-// accept shortens a token that lives too long, and refuses one that can be
-// neither shortened nor revoked.
+// accept refuses a token that can't be revoked, and one that lives longer than
+// [providers.LoginTTL]. To shorten that wouldn't do: should its answer be lost,
+// nobody could, and it would outlive what the broker has written down for it.
 func (p *Provider) accept(ctx context.Context, auth *answerAuth, role string) (*providers.Login, error) {
 	got := p.now()
 	if auth.TokenType == "batch" {
@@ -69,19 +67,14 @@ func (p *Provider) accept(ctx context.Context, auth *answerAuth, role string) (*
 			fmt.Sprintf("set token_type=service on the Vault role %s", p.role(role)))
 	}
 	ttl := seconds(auth.LeaseDuration)
-	if (ttl == 0 || ttl > providers.LoginTTL) && auth.Renewable {
-		if renewed, err := p.renewSelf(ctx, auth.ClientToken); err == nil {
-			got, ttl = p.now(), renewed
-		}
-	}
-	if ttl == 0 || ttl > maxLoginTTL {
+	if ttl == 0 || ttl > providers.LoginTTL {
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 		defer cancel()
 		if err := p.revokeSelf(late, auth.ClientToken); err != nil {
 			p.log.WarnContext(ctx, "vault token too long-lived and not revoked", "role", role, "ttl", ttl, "error", err)
 		}
-		return nil, malformed("logging in", "gave a token that lives longer than an hour and can't be shortened",
-			fmt.Sprintf("set token_ttl=5m and no token_period on the Vault role %s", p.role(role)))
+		return nil, malformed("logging in", "gave a token that lives longer than five minutes",
+			fmt.Sprintf("set token_ttl=5m, and no longer token_period, on the Vault role %s", p.role(role)))
 	}
 	handle, err := seal(loginHandle{auth.ClientToken, p.at()})
 	if err != nil {

@@ -26,8 +26,8 @@
 // role then has that token's rights.
 //
 // The session's token lives five minutes unless renewed ([providers.LoginTTL]);
-// one that a role makes longer is shortened. It must be a service token:
-// a batch token can't be revoked, and is refused. It renews, reads and revokes
+// one that a role makes longer is refused, and so is a batch token, which can't
+// be revoked. It renews, reads and revokes
 // itself by Vault's default policy; without that policy it needs those three
 // rights on auth/token/{renew,lookup,revoke}-self by another.
 //

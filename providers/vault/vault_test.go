@@ -488,9 +488,10 @@ func TestT14LoginTTL(t *testing.T) {
 	}{
 		{"five minutes", vaulttest.Role{}, 5 * time.Minute, ""},
 		{"less", vaulttest.Role{TTL: time.Minute}, time.Minute, ""},
-		{"shortened", vaulttest.Role{TTL: 32 * 24 * time.Hour}, 5 * time.Minute, ""},
-		{"periodic, bearable", vaulttest.Role{TTL: time.Hour, Period: time.Hour}, time.Hour, ""},
-		{"periodic, too long", vaulttest.Role{TTL: 2 * time.Hour, Period: 2 * time.Hour}, 0, "no token_period on the Vault role runenv-prod"},
+		{"a second more", vaulttest.Role{TTL: 5*time.Minute + time.Second}, 0, "token_ttl=5m"},
+		{"Vault's default", vaulttest.Role{TTL: 32 * 24 * time.Hour}, 0, "on the Vault role runenv-prod"},
+		{"periodic", vaulttest.Role{TTL: 5 * time.Minute, Period: 5 * time.Minute}, 5 * time.Minute, ""},
+		{"periodic, too long", vaulttest.Role{TTL: time.Hour, Period: time.Hour}, 0, "no longer token_period"},
 		{"a batch token", vaulttest.Role{Batch: true}, 0, "token_type=service on the Vault role runenv-prod"},
 	}
 	for _, tt := range tests {

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/runenv/action/ref"
 	"github.com/runenv/action/secret"
 )
 
@@ -94,6 +95,10 @@ type Config struct {
 	// Dev is set by `runenv-broker dev` alone: literal values may stand in
 	// the file.
 	Dev bool
+	// CI gives the CI's own ID tokens, for `auth: {method: ci}`. It is set by
+	// `runenv-broker run` alone, which serves one job, beside it; where it is
+	// nil that method is refused.
+	CI TokenSource
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Log gets what isn't an error; nil means none.
@@ -123,6 +128,75 @@ type Definition interface {
 	Revocability() Revocability
 }
 
+// A Bounder is a Definition whose credentials can't live for just any time:
+// STS gives no session of under 900 seconds.
+type Bounder interface {
+	// Bounds are the shortest and longest TTL that can be asked for; a
+	// longest of zero means [MaxTTL]. A fixed life has both the same.
+	Bounds() (shortest, longest time.Duration)
+}
+
+// A Loginless is a Definition of a [Loginer] that may be issued without the
+// session's login, with [Request.Tokens] or the broker's ambient identity.
+type Loginless interface {
+	Loginless() bool
+}
+
+// A Defaulter is a Definition that knows under which variables the tools of
+// its back end expect it. They count where a lease has no `env:`.
+type Defaulter interface {
+	DefaultEnv() []DefaultVar
+}
+
+// A DefaultVar puts a field into a variable.
+type DefaultVar struct {
+	Name, Field string
+	Mask        bool // hide it in output
+	Optional    bool // absent: the variable isn't set
+}
+
+// A Referencer is a Provider whose credentials can also be named by a
+// reference, without a definition in the broker's file.
+type Referencer interface {
+	// Schemes are those of its references, such as "vault".
+	Schemes() []string
+	// Reference is the definition of what r names, but for its field. It makes
+	// no network call. Nothing in r is a template.
+	Reference(r ref.Ref) (Definition, error)
+}
+
+// A Checker is a Provider that can say whether it is set up right.
+type Checker interface {
+	// Check logs in as it would for a session, gives the login up again where
+	// that is possible, and says as whom it was let in. Its error has a method
+	// Hint() string where the cure is known.
+	Check(ctx context.Context, req LoginRequest) (Checked, error)
+}
+
+// Checked is what a [Checker] found.
+type Checked struct {
+	// As names the identity at the back end: an ARN, a Vault entity, a
+	// principal. It is never a secret.
+	As string
+	// Notes say what works less well than it could, and the cure.
+	Notes []string
+}
+
+// A Container is a Provider that can cut off what it can't revoke.
+type Container interface {
+	// Contain says how to cut off every credential of a session, and does so
+	// if apply is set. handles are those of the session's live credentials.
+	Contain(ctx context.Context, session string, handles []secret.Value, apply bool) ([]Containment, error)
+}
+
+// A Containment is one step that cuts credentials off.
+type Containment struct {
+	Target string // what it is put on, such as an IAM role's ARN
+	Policy string // what is put there, as the back end takes it
+	Undo   string // how to take it back: a command or a sentence
+	Done   bool   // it was applied
+}
+
 // A Request asks for one credential.
 type Request struct {
 	Definition Definition
@@ -133,8 +207,13 @@ type Request struct {
 	// Marker is an identifier ([a-z0-9-]) by which the back end's own log and
 	// [Finder] can name this credential.
 	Marker string
-	// Login is the handle of the session's login, for a [Loginer].
+	// Login is the handle of the session's login, for a [Loginer] and a
+	// definition that isn't [Loginless].
 	Login secret.Value
+	// Role and Session are the RunEnv role's name and the session's id.
+	Role, Session string
+	// Tokens gives the broker's own tokens for the session.
+	Tokens TokenSource
 }
 
 // A Credential is what a back end issued.
@@ -176,14 +255,27 @@ type Finder interface {
 
 // A Loginer is a Provider that works under a login of its own for each
 // session. The broker treats the login as a lease that isn't delivered:
-// intended before, ended after the credentials made under it.
+// intended before, ended after the credentials made under it. Without
+// [Logouter] a login can only expire, and what was made under it doesn't end
+// with it.
 type Loginer interface {
 	// Login logs in. The marker and the meta data appear in the back end's
 	// own log where it has a place for them.
 	Login(ctx context.Context, req LoginRequest) (*Login, error)
-	// RenewLogin lengthens a login by at most [LoginTTL] and returns its new
+	// LoginTTL is how long a login lives at most unless it is renewed: the
+	// bound on what a crash can leave behind.
+	LoginTTL() time.Duration
+}
+
+// A LoginRenewer is a [Loginer] that can lengthen a login's life.
+type LoginRenewer interface {
+	// RenewLogin lengthens a login by at most LoginTTL and returns its new
 	// expiry. ErrDenied or ErrNotFound: it has ended.
 	RenewLogin(ctx context.Context, login secret.Value) (time.Time, error)
+}
+
+// A Logouter is a [Loginer] that can end a login.
+type Logouter interface {
 	// Logout ends a login and with it every credential made under it. Ending
 	// one that has already ended is no error.
 	Logout(ctx context.Context, login secret.Value) error
@@ -196,8 +288,7 @@ type Audienced interface {
 	Audience() string
 }
 
-// LoginTTL is how long a login lives unless renewed: the bound on what a
-// crash can leave behind.
+// LoginTTL is what [Loginer.LoginTTL] should be where the back end can be told.
 const LoginTTL = 5 * time.Minute
 
 // A LoginRequest asks for a login.

@@ -68,9 +68,15 @@ type Token struct {
 	HeartbeatSeconds int       `json:"heartbeat_seconds"`
 }
 
-// LeaseRequest asks for leases by name. None means all that the role names.
+// LeaseRequest asks for leases by name and by reference. Neither means all that
+// the role names.
 type LeaseRequest struct {
-	Leases []string `json:"leases"`
+	Leases     []string    `json:"leases"`
+	References []Reference `json:"references,omitempty"`
+	// Replaces are ids of the session's leases that can't be renewed in place
+	// and that these stand in for. They live on to their own end, and no longer
+	// count as the session's.
+	Replaces []string `json:"replaces,omitempty"`
 }
 
 // Leases answers a LeaseRequest. Checkpoint is the latest signed one of the
@@ -118,7 +124,10 @@ type Heartbeat struct {
 const (
 	EventHello   = "hello"         // first line
 	EventRenewed = "lease_renewed" // Lease, with its new expiry and no values
-	EventEnded   = "session_ended" // last line; Reason
+	// EventExpiring: Lease nears its end and can't be renewed in place. The
+	// client may lease it anew ([LeaseRequest.Replaces]).
+	EventExpiring = "lease_expiring"
+	EventEnded    = "session_ended" // last line; Reason
 )
 
 // An Event is one line of the watch stream.

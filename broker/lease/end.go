@@ -311,7 +311,7 @@ func (e *Engine) logOutOne(ctx context.Context, login store.Lease) (err error) {
 	if !ok {
 		return fmt.Errorf("provider %q is no longer in the broker's file: %w", login.Provider, providers.ErrUnavailable)
 	}
-	loginer, ok := p.(providers.Loginer)
+	loginer, ok := p.(providers.Logouter)
 	if !ok || handle.Len() == 0 {
 		return errNoWay
 	}

@@ -289,7 +289,7 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (s
 	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
 	defer cancel()
 	if row.IsLogin {
-		loginer, ok := p.(providers.Loginer)
+		loginer, ok := p.(providers.LoginRenewer)
 		if !ok {
 			return row, errNotRenewed
 		}
@@ -333,7 +333,7 @@ func (e *Engine) lengthen(ctx context.Context, p providers.Renewer, name string,
 	return p.Renew(ctx, handle, login, ttl)
 }
 
-func (e *Engine) lengthenLogin(ctx context.Context, p providers.Loginer, name string, login secret.Value) (_ time.Time, err error) {
+func (e *Engine) lengthenLogin(ctx context.Context, p providers.LoginRenewer, name string, login secret.Value) (_ time.Time, err error) {
 	defer e.contain(ctx, name, &err)
 	return p.RenewLogin(ctx, login)
 }

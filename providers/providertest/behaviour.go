@@ -206,8 +206,8 @@ func concurrent(t *testing.T, b *Backend) {
 				return fmt.Errorf("revoke: %w", err)
 			}
 		}
-		if loginer != nil {
-			if err := loginer.Logout(t.Context(), login); err != nil {
+		if l, ok := b.Provider.(providers.Logouter); ok {
+			if err := l.Logout(t.Context(), login); err != nil {
 				return fmt.Errorf("logout: %w", err)
 			}
 		}
@@ -271,7 +271,7 @@ func revokes(t *testing.T, b *Backend) {
 }
 
 func logsOut(t *testing.T, b *Backend) {
-	l, ok := b.Provider.(providers.Loginer)
+	l, ok := b.Provider.(providers.Logouter)
 	if !ok {
 		return
 	}
@@ -286,8 +286,10 @@ func logsOut(t *testing.T, b *Backend) {
 			t.Errorf("%d credentials and %d logins live after Logout", b.alive(), b.logins())
 		}
 	}
-	if _, err := l.RenewLogin(t.Context(), s.login.Handle); !errors.Is(err, providers.ErrDenied) && !errors.Is(err, providers.ErrNotFound) {
-		t.Errorf("RenewLogin after Logout = %v, want %v or %v", err, providers.ErrDenied, providers.ErrNotFound)
+	if lr, ok := b.Provider.(providers.LoginRenewer); ok {
+		if _, err := lr.RenewLogin(t.Context(), s.login.Handle); !errors.Is(err, providers.ErrDenied) && !errors.Is(err, providers.ErrNotFound) {
+			t.Errorf("RenewLogin after Logout = %v, want %v or %v", err, providers.ErrDenied, providers.ErrNotFound)
+		}
 	}
 	if _, err := b.Provider.Issue(t.Context(), s.request()); !providers.Void(err) {
 		t.Errorf("Issue after Logout = %v, want a refusal", err)
@@ -300,7 +302,7 @@ func logsOut(t *testing.T, b *Backend) {
 }
 
 func renewsLogin(t *testing.T, b *Backend) {
-	l, ok := b.Provider.(providers.Loginer)
+	l, ok := b.Provider.(providers.LoginRenewer)
 	if !ok {
 		return
 	}
@@ -331,13 +333,17 @@ func refusesJunk(t *testing.T, b *Backend) {
 		if r, ok := b.Provider.(providers.Revoker); ok {
 			check("Revoke", r.Revoke(t.Context(), h, s.login.Handle))
 		}
-		if l, ok := b.Provider.(providers.Loginer); ok {
+		if l, ok := b.Provider.(providers.LoginRenewer); ok {
 			_, err := l.RenewLogin(t.Context(), h)
 			check("RenewLogin", err)
+		}
+		if l, ok := b.Provider.(providers.Logouter); ok {
 			check("Logout", l.Logout(t.Context(), h))
+		}
+		if _, ok := b.Provider.(providers.Loginer); ok {
 			req := s.request()
 			req.Login = h
-			_, err = b.Provider.Issue(t.Context(), req)
+			_, err := b.Provider.Issue(t.Context(), req)
 			check("Issue with login", err)
 		}
 	}

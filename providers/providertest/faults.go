@@ -104,10 +104,12 @@ func loginUnder(t *testing.T, b *Backend, fault Fault, want error) {
 		checkVoid(t, err, b.logins()-before)
 		return err
 	})
-	s.under(t, fault, want, func(ctx context.Context) error {
-		_, err := l.RenewLogin(ctx, s.login.Handle)
-		return err
-	})
+	if r, ok := b.Provider.(providers.LoginRenewer); ok {
+		s.under(t, fault, want, func(ctx context.Context) error {
+			_, err := r.RenewLogin(ctx, s.login.Handle)
+			return err
+		})
+	}
 	if _, err := l.Login(t.Context(), s.loginRequest()); err != nil {
 		t.Errorf("Login at a healed back end: %v", err)
 	}
@@ -171,7 +173,7 @@ func revokeUnder(t *testing.T, b *Backend, fault Fault, want error) {
 // logoutUnder: whether a refused logout means that the login has ended is for
 // the back end to know; that nothing was heard of it never does.
 func logoutUnder(t *testing.T, b *Backend, fault Fault, want error) {
-	l, ok := b.Provider.(providers.Loginer)
+	l, ok := b.Provider.(providers.Logouter)
 	if !ok || fault == Deny || fault == NotFound {
 		return
 	}

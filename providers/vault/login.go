@@ -270,3 +270,6 @@ func queryVersion(version int) url.Values {
 	}
 	return url.Values{"version": {fmt.Sprint(version)}}
 }
+
+// LoginTTL is [providers.LoginTTL]: a longer login is refused.
+func (p *Provider) LoginTTL() time.Duration { return providers.LoginTTL }

@@ -118,10 +118,12 @@ type Provider struct {
 }
 
 var (
-	_ providers.Loginer   = (*Provider)(nil)
-	_ providers.Renewer   = (*Provider)(nil)
-	_ providers.Revoker   = (*Provider)(nil)
-	_ providers.Audienced = (*Provider)(nil)
+	_ providers.Loginer      = (*Provider)(nil)
+	_ providers.LoginRenewer = (*Provider)(nil)
+	_ providers.Logouter     = (*Provider)(nil)
+	_ providers.Renewer      = (*Provider)(nil)
+	_ providers.Revoker      = (*Provider)(nil)
+	_ providers.Audienced    = (*Provider)(nil)
 )
 
 func open(cfg providers.Config) (providers.Provider, error) {

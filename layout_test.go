@@ -55,7 +55,7 @@ var arrows = []arrow{
 	{"broker/policy", []string{"broker/identity", "ref"}},
 	{"broker/shape", []string{"broker/api", "secret"}},
 	{"providers", []string{"ref", "secret"}},
-	{"providers/providertest", []string{"providers", "secret"}},
+	{"providers/providertest", []string{"providers", "ref", "secret"}},
 	{"providers/static", []string{"providers", "secret", "filippo.io/age"}},
 	{"providers/vault/vaulttest", []string{"providers", "providers/providertest", "secret"}},
 	{"providers/vault", []string{"providers", "ref", "secret", "github.com/hashicorp/vault/api"}},

@@ -10,10 +10,14 @@
 package providertest
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/ref"
 )
 
 // A Fault is what a back end does to every request until it is told otherwise.
@@ -34,19 +38,41 @@ const (
 	LoseReply     Fault = "does what was asked and cuts the connection"
 )
 
-// class is what [providers.Provider.Issue] and Login must say of each fault.
-var class = map[Fault]error{
-	Deny:          providers.ErrDenied,
-	NotFound:      providers.ErrNotFound,
-	Invalid:       providers.ErrInvalid,
-	Stall:         providers.ErrUnavailable,
-	Fail500:       providers.ErrUnavailable,
-	Throttle429:   providers.ErrUnavailable,
-	Garbage:       providers.ErrMalformed,
-	Huge:          providers.ErrMalformed,
-	CutConnection: providers.ErrUnavailable,
-	LoseReply:     providers.ErrUnavailable,
+// Faults that a back end shows if it names them as [Backend.More].
+const (
+	// HalfReply: the connection ends in the middle of the answer's body.
+	HalfReply Fault = "does what was asked and answers half"
+	// ErrorIn200: the status says success, the body is an error's.
+	ErrorIn200 Fault = "calls an error a success"
+	// ThrottleOnce: the first request is throttled, the next ones aren't.
+	ThrottleOnce Fault = "throttles once"
+	// LoginExpired: what is asked under a login is refused as the back end
+	// does once that has run out.
+	LoginExpired Fault = "says that the login has run out"
+)
+
+// class is what [providers.Provider.Issue] and Login must say of each fault:
+// one of these. None: it must succeed.
+var class = map[Fault][]error{
+	Deny:          {providers.ErrDenied},
+	NotFound:      {providers.ErrNotFound},
+	Invalid:       {providers.ErrInvalid},
+	Stall:         {providers.ErrUnavailable},
+	Fail500:       {providers.ErrUnavailable},
+	Throttle429:   {providers.ErrUnavailable},
+	Garbage:       {providers.ErrMalformed},
+	Huge:          {providers.ErrMalformed},
+	CutConnection: {providers.ErrUnavailable},
+	LoseReply:     {providers.ErrUnavailable},
+
+	HalfReply:    {providers.ErrUnavailable, providers.ErrMalformed},
+	ErrorIn200:   {providers.ErrUnavailable, providers.ErrMalformed},
+	ThrottleOnce: nil,
+	LoginExpired: {providers.ErrDenied, providers.ErrNotFound},
 }
+
+// basic are the faults that every back end shows.
+var basic = []Fault{Deny, NotFound, Invalid, Stall, Fail500, Throttle429, Garbage, Huge, CutConnection, LoseReply}
 
 // A Harness makes back ends for the suite.
 type Harness struct {
@@ -78,11 +104,19 @@ type Backend struct {
 	// Inject makes the back end misbehave from now on. Nil: there is no back
 	// end that could, or it is a real one.
 	Inject func(Fault)
+	// More are the faults that Inject can show besides the ten that every
+	// back end shows.
+	More []Fault
 	// Requests counts the requests that reached the back end; nil if it can't.
 	Requests func() int
 	// Alive counts what lives at the back end, revocable credentials and
 	// logins; nil only if Inject is.
 	Alive func() (credentials, logins int)
+	// Log is what the back end's own log holds, where markers appear in it;
+	// nil if they don't.
+	Log func() string
+	// Reference names what Define does, for a [providers.Referencer].
+	Reference *ref.Ref
 }
 
 // Run runs the suite.
@@ -104,6 +138,13 @@ func Run(t *testing.T, h Harness) {
 		"refuses handles that aren't its own":         refusesJunk,
 		"logs in with a token for its audience":       tokenSource,
 		"finds what it issued":                        finds,
+		"gives no longer life than asked for":         limitsTTL,
+		"says sane bounds":                            saneBounds,
+		"says sane default variables":                 saneDefaults,
+		"says how long a login lives":                 loginsEnd,
+		"shows its markers to the back end":           showsMarkers,
+		"issues what a reference names":               references,
+		"checks itself":                               checks,
 	}
 	for name, run := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -111,15 +152,36 @@ func Run(t *testing.T, h Harness) {
 			run(t, h.New(t))
 		})
 	}
-	if h.New(t).Inject == nil {
+	probe := h.New(t)
+	if probe.Inject == nil {
 		return
 	}
-	for fault, want := range class {
+	t.Run("returns when it is cancelled in mid-call", func(t *testing.T) {
+		t.Parallel()
+		cancelled(t, h)
+	})
+	for _, fault := range slices.Concat(basic, probe.More) {
+		want, known := class[fault]
+		if !known {
+			t.Fatalf("unknown fault %q", fault)
+		}
 		t.Run("TestT15 the back end "+string(fault), func(t *testing.T) {
 			t.Parallel()
+			if len(want) == 0 {
+				t.Run("and nobody notices", func(t *testing.T) { unnoticed(t, h.New(t), fault) })
+				return
+			}
 			t.Run("on issue", func(t *testing.T) { issueUnder(t, h.New(t), fault, want) })
-			t.Run("on login", func(t *testing.T) { loginUnder(t, h.New(t), fault, want) })
 			t.Run("on renew", func(t *testing.T) { renewUnder(t, h.New(t), fault, want) })
+			t.Run("and leaves nothing behind", func(t *testing.T) { rollsBack(t, h.New(t), fault) })
+			if fault == LoginExpired {
+				return
+			}
+			t.Run("on login", func(t *testing.T) { loginUnder(t, h.New(t), fault, want) })
+			t.Run("on check", func(t *testing.T) { checkUnder(t, h.New(t), fault, want) })
+			if fault == HalfReply { // what ends has no answer to halve
+				return
+			}
 			t.Run("on revoke", func(t *testing.T) { revokeUnder(t, h.New(t), fault, want) })
 			t.Run("on logout", func(t *testing.T) { logoutUnder(t, h.New(t), fault, want) })
 		})
@@ -133,7 +195,7 @@ type session struct {
 	login *providers.Login
 }
 
-// start defines and logs in.
+// start defines and logs in, where the definition wants a login.
 func start(t *testing.T, b *Backend) *session {
 	t.Helper()
 	def, err := b.Provider.Define(b.Define)
@@ -141,16 +203,33 @@ func start(t *testing.T, b *Backend) *session {
 		t.Fatalf("Define: %v", err)
 	}
 	s := &session{Backend: b, def: def, login: &providers.Login{}}
-	if l, ok := b.Provider.(providers.Loginer); ok {
-		if s.login, err = l.Login(t.Context(), s.loginRequest()); err != nil {
-			t.Fatalf("Login: %v", err)
-		}
-		if s.login.Handle.Len() == 0 {
-			t.Fatal("Login gave an empty handle")
-		}
-		b.Canaries = append(b.Canaries, string(s.login.Handle.Reveal()))
+	if _, ok := b.Provider.(providers.Loginer); ok && !loginless(def) {
+		s.logIn(t)
 	}
 	return s
+}
+
+// loginless: it is issued without a login, as the broker may.
+func loginless(def providers.Definition) bool {
+	l, ok := def.(providers.Loginless)
+	return ok && l.Loginless()
+}
+
+// logIn logs in, unless that was done or the provider has no logins.
+func (s *session) logIn(t *testing.T) {
+	t.Helper()
+	l, ok := s.Provider.(providers.Loginer)
+	if !ok || s.login.Handle.Len() != 0 {
+		return
+	}
+	var err error
+	if s.login, err = l.Login(t.Context(), s.loginRequest()); err != nil {
+		t.Fatalf("Login: %v", err)
+	}
+	if s.login.Handle.Len() == 0 {
+		t.Fatal("Login gave an empty handle")
+	}
+	s.Canaries = append(s.Canaries, string(s.login.Handle.Reveal()))
 }
 
 func (b *Backend) loginRequest() providers.LoginRequest {
@@ -159,8 +238,18 @@ func (b *Backend) loginRequest() providers.LoginRequest {
 
 func (s *session) request() providers.Request {
 	return providers.Request{
-		Definition: s.def, Vars: s.Vars, TTL: testTTL, Marker: "runenv-lease-1", Login: s.login.Handle,
+		Definition: s.def, Vars: s.Vars, TTL: lifetime(s.def), Marker: "runenv-lease-1", Login: s.login.Handle,
+		Role: "prod", Session: "s-1", Tokens: s.Tokens,
 	}
+}
+
+// lifetime is testTTL within the definition's bounds.
+func lifetime(def providers.Definition) time.Duration {
+	if b, ok := def.(providers.Bounder); ok {
+		shortest, longest := b.Bounds()
+		return max(shortest, min(testTTL, cmp.Or(longest, providers.MaxTTL)))
+	}
+	return testTTL
 }
 
 // issue issues one credential and adds its values to what may not be shown.

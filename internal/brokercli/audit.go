@@ -2,13 +2,10 @@ package brokercli
 
 import (
 	"bufio"
-	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -21,8 +18,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/runenv/action/broker/audit"
-	"github.com/runenv/action/broker/seal"
-	"github.com/runenv/action/broker/store/sqlite"
 )
 
 func auditCommand(env Env) *cobra.Command {
@@ -36,33 +31,6 @@ a running broker and change nothing.`,
 	}
 	cmd.AddCommand(auditShowCommand(env), auditExportCommand(env), auditVerifyCommand(env))
 	return cmd
-}
-
-// unset stands for `seal` where the environment doesn't hold it: these commands
-// don't use it, and it only has to look like one.
-var unset = base64.StdEncoding.EncodeToString(make([]byte, seal.KeyBytes))
-
-// look opens the store that the file names, for reading.
-func look(ctx context.Context, env Env, path string) (*sqlite.Store, error) {
-	lookup := env.LookupEnv
-	env.LookupEnv = func(name string) (string, bool) {
-		if v, ok := lookup(name); ok && v != "" {
-			return v, true
-		}
-		return unset, true
-	}
-	file, err := load(env, path, false)
-	if err != nil {
-		return nil, err
-	}
-	s, err := sqlite.Open(ctx, sqlite.Config{Path: strings.TrimPrefix(file.Store, "sqlite:"), ReadOnly: true, Log: slog.New(slog.DiscardHandler)})
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil, hinted{err, "the broker makes it when it first starts: is this its file, on its machine?"}
-	case errors.Is(err, os.ErrPermission):
-		return nil, hinted{err, "run this as the broker's user"}
-	}
-	return s, err
 }
 
 func auditShowCommand(env Env) *cobra.Command {
@@ -84,7 +52,7 @@ func auditShowCommand(env Env) *cobra.Command {
 			if err := configGiven(cmd, path); err != nil {
 				return err
 			}
-			s, err := look(cmd.Context(), env, path)
+			_, s, err := look(cmd.Context(), env, path)
 			if err != nil {
 				return err
 			}
@@ -191,7 +159,7 @@ checkpoint; later entries are in the next export.`,
 			if err := configGiven(cmd, path); err != nil {
 				return err
 			}
-			s, err := look(cmd.Context(), env, path)
+			_, s, err := look(cmd.Context(), env, path)
 			if err != nil {
 				return err
 			}
@@ -271,7 +239,7 @@ could write there.`,
 					return err
 				}
 			default:
-				s, err := look(cmd.Context(), env, path)
+				_, s, err := look(cmd.Context(), env, path)
 				if err != nil {
 					return err
 				}

@@ -144,7 +144,7 @@ that "runenv run" starts. It keeps an audit log that can be verified offline.`,
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
 	root.SetFlagErrorFunc(misused)
-	root.AddCommand(serveCommand(env), devCommand(env), policyCommand(env), auditCommand(env), versionCommand())
+	root.AddCommand(serveCommand(env), devCommand(env), policyCommand(env), auditCommand(env), keysCommand(env), versionCommand())
 	return root
 }
 

@@ -47,7 +47,11 @@ func Main(env Env) int {
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
-	err := root.ExecuteContext(context.Background())
+	return a.exit(root.ExecuteContext(context.Background()))
+}
+
+// exit says what went wrong, if something did, and returns the exit status.
+func (a *app) exit(err error) int {
 	if err == nil {
 		return a.status
 	}

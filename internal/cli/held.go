@@ -25,7 +25,8 @@ const (
 type held struct {
 	p        *process
 	session  *client.Session
-	guardian *guardian.Handle // nil if it couldn't be started
+	guardian *guardian.Handle // nil if there is none
+	unended  string           // what becomes of a session that we can't end
 	release  context.CancelFunc
 	kept     chan struct{} // closed once nobody keeps the session alive
 	timers   []*time.Timer
@@ -49,24 +50,22 @@ func startGuardian() <-chan started {
 
 // dismiss lets go of a guardian that got no session.
 func dismiss(starting <-chan started) {
+	if starting == nil {
+		return
+	}
 	if g := <-starting; g.err == nil {
 		_ = g.guardian.Done() // it had nothing to do
 	}
 }
 
 // hold sees to it that the session ends if we are killed, and that it lives
-// until then. It comes before the first lease.
+// until then. It comes before the first lease. A nil starting is no guardian.
 func (a *app) hold(p *process, s *client.Session, ca []byte, starting <-chan started) *held {
-	h := &held{p: p, session: s, kept: make(chan struct{})}
-	g := <-starting
-	err := g.err
-	if err == nil {
-		err = g.guardian.Guard(guardian.Config{SessionURL: s.EndURL(), EndToken: s.EndToken(), CAPEM: a.guardianCA(ca)})
-	}
-	if err == nil {
-		h.guardian = g.guardian
+	h := &held{p: p, session: s, kept: make(chan struct{}), unended: "the broker ends it after missed heartbeats"}
+	if starting == nil {
+		h.unended = "the broker is in this process: what it issued runs out by itself"
 	} else {
-		p.say.problem("if RunEnv is killed, only missed heartbeats will end the session", err)
+		h.guard(<-starting, guardian.Config{SessionURL: s.EndURL(), EndToken: s.EndToken(), CAPEM: a.guardianCA(ca)})
 	}
 	p.log.Debug("session open", "session", s.ID(), "hard_end", s.HardEnd())
 	ctx, release := context.WithCancel(context.Background())
@@ -81,6 +80,20 @@ func (a *app) hold(p *process, s *client.Session, ca []byte, starting <-chan sta
 		}
 	}()
 	return h
+}
+
+// guard hands the session to the guardian.
+func (h *held) guard(g started, cfg guardian.Config) {
+	err := g.err
+	if err == nil {
+		err = g.guardian.Guard(cfg)
+	}
+	if err != nil {
+		h.p.say.problem("if RunEnv is killed, only missed heartbeats will end the session", err)
+		return
+	}
+	h.guardian = g.guardian
+	h.unended = "the guardian goes on trying for a minute, then the broker ends it after missed heartbeats"
 }
 
 // guardianCA is what the guardian is to trust, whose environment is empty.
@@ -126,11 +139,7 @@ func (h *held) end(verbose bool) ([]api.Lease, error) {
 	h.release()
 	<-h.kept
 	if err != nil {
-		next := "the guardian goes on trying for a minute, then the broker ends it after missed heartbeats"
-		if h.guardian == nil {
-			next = "the broker ends it after missed heartbeats"
-		}
-		h.p.say.problem("the session isn't ended yet ("+next+")", err)
+		h.p.say.problem("the session isn't ended yet ("+h.unended+")", err)
 		return nil, err
 	}
 	if h.guardian != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/client"
@@ -24,6 +25,8 @@ type runOptions struct {
 
 	// step is the action's step whose run this is; nil for `runenv run`.
 	step *actionStep
+	// local is the broker in this process; nil where it is another's.
+	local *Local
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -72,18 +75,22 @@ ended, or that the broker ended early, is a warning.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			switch o.ifNoToken {
-			case "fail", "skip", "run":
-			default:
-				return &usageError{fmt.Sprintf("--if-no-token is %q, and not fail, skip or run", o.ifNoToken), cmd.CommandPath()}
+			if err := o.check(cmd.CommandPath()); err != nil {
+				return err
 			}
 			return a.run(o, args)
 		},
 	}
 	f := cmd.Flags()
+	brokerFlags(f, &o.settings)
+	o.addFlags(f)
+	return cmd
+}
+
+// addFlags adds the flags that don't say where the broker is.
+func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.SetInterspersed(false) // what follows the command's name is the command's
 	f.SortFlags = false
-	brokerFlags(f, &o.settings)
 	f.StringVar(&o.role, "role", "", "the RunEnv `ROLE` to ask for ($"+varRole+")")
 	f.StringArrayVar(&o.leases, "lease", nil, "`NAME` of a lease, once for each; default: all of the role's ($"+varLeases+")")
 	f.StringVar(&o.ifNoToken, "if-no-token", "fail", "`WHAT` to do where the CI gives no token: fail, skip (status 0) or run without leases")
@@ -91,13 +98,25 @@ ended, or that the broker ended early, is a warning.`,
 	f.BoolVar(&o.noRedact, "no-redact", false, "hand the output through untouched, values and all")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say on stderr what became of each lease")
 	f.BoolVar(&o.debug, "debug", false, "log to stderr what is done; never a value or a token")
-	return cmd
+}
+
+// check refuses what can't be meant; command is the one whose flags they are.
+func (o *runOptions) check(command string) error {
+	switch o.ifNoToken {
+	case "fail", "skip", "run":
+		return nil
+	}
+	return &usageError{fmt.Sprintf("--if-no-token is %q, and not fail, skip or run", o.ifNoToken), command}
 }
 
 // run is `runenv run`: DESIGN section 9, in its order.
 func (a *app) run(o runOptions, command []string) error {
 	if err := o.resolve(a.env); err != nil {
 		return err
+	}
+	if o.local != nil {
+		// Its own file names it: neither a variable nor .runenv.yaml does.
+		o.broker, o.refusedBroker, o.caFile = o.local.URL, false, ""
 	}
 	p := a.newProcess(command, o)
 	defer p.close()
@@ -117,7 +136,12 @@ func (a *app) run(o runOptions, command []string) error {
 		return err
 	}
 	cfg := client.Config{URL: o.broker, Source: source, CAPEM: ca, Log: p.log, Wait: p.wait}
-	if ca == nil {
+	switch {
+	case o.local != nil:
+		if cfg.Transport, err = o.local.Open(source); err != nil {
+			return err
+		}
+	case ca == nil:
 		cfg.Transport = a.transport
 	}
 	c, err := client.New(cfg)
@@ -125,7 +149,10 @@ func (a *app) run(o runOptions, command []string) error {
 		return err
 	}
 	p.log.Debug("asking for a session", "broker", o.broker, "role", o.role, "token", source.Name())
-	starting := startGuardian()
+	var starting <-chan started
+	if o.local == nil {
+		starting = startGuardian()
+	}
 	s, err := p.open(c, o.role)
 	if err != nil {
 		dismiss(starting)

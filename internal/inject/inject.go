@@ -44,12 +44,12 @@ type Options struct {
 }
 
 // withheld are the variables that could get the command more than its leases.
-var withheld = []string{
-	"RUNENV_BROKER", "RUNENV_ID_TOKEN", "RUNENV_ID_TOKEN_FILE",
-}
+var withheld = []string{"RUNENV_BROKER", "RUNENV_ID_TOKEN"}
 
-// withheldPrefix begins those by which a GitHub job asks for its token.
-const withheldPrefix = "ACTIONS_ID_TOKEN_REQUEST_"
+// withheldPrefixes begin those by which a GitHub job asks for its token, and
+// those that hold or name others: RUNENV_ID_TOKEN_FILE, and a token for each
+// back end (`runenv-broker run`).
+var withheldPrefixes = []string{"ACTIONS_ID_TOKEN_REQUEST_", "RUNENV_ID_TOKEN_"}
 
 // An Error says which variable can't be set. It has the cure as a hint.
 type Error struct {
@@ -122,7 +122,8 @@ func inherited(base []string, leased map[string]string, opt Options) []string {
 }
 
 func isWithheld(name string) bool {
-	return slices.Contains(withheld, name) || strings.HasPrefix(name, withheldPrefix)
+	return slices.Contains(withheld, name) ||
+		slices.ContainsFunc(withheldPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // nameOf gives "" for what is no setting. Windows keeps each drive's directory

@@ -22,7 +22,7 @@ func TestEnviron(t *testing.T) {
 	t.Parallel()
 	ci := []string{
 		"ACTIONS_ID_TOKEN_REQUEST_URL=u", "ACTIONS_ID_TOKEN_REQUEST_TOKEN=t",
-		"RUNENV_ID_TOKEN=j", "RUNENV_ID_TOKEN_FILE=f", "RUNENV_BROKER=b",
+		"RUNENV_ID_TOKEN=j", "RUNENV_ID_TOKEN_FILE=f", "RUNENV_ID_TOKEN_FOR_VAULT=v", "RUNENV_BROKER=b",
 	}
 	tests := []struct {
 		name string

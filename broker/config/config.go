@@ -66,6 +66,11 @@ type Options struct {
 	// loopback literals, and `tls` may be absent.
 	Dev bool
 
+	// Direct is set by `runenv-broker run` alone, which serves one command
+	// from this process: the store is in memory, and `tls` and `seal` may be
+	// absent.
+	Direct bool
+
 	main string // path of the main file, by [loader.load]
 }
 
@@ -74,8 +79,8 @@ type File struct {
 	URL       string       // the origin
 	IssuerURL string       // an origin; URL if absent
 	Listen    string       // host:port; :8443 if absent
-	TLS       *TLS         // nil only in dev
-	Store     string       // sqlite:PATH, or memory: in dev
+	TLS       *TLS         // nil only in dev and direct
+	Store     string       // sqlite:PATH, or memory: in dev and direct
 	Seal      secret.Value // the 32 bytes of the key; empty only with memory:
 
 	Issuers   []Issuer

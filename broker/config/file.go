@@ -213,7 +213,7 @@ func (l *loader) checkServer(raw *rawFile) {
 		if f.TLS.Cert == "" || f.TLS.Key == "" {
 			l.add(raw.TLS.Pos, "tls", "without cert or key", "name both files, in PEM")
 		}
-	case !l.opt.Dev && !l.troubled("tls"):
+	case !l.opt.Dev && !l.opt.Direct && !l.troubled("tls"):
 		l.add(raw.Pos, "tls", "missing", "write tls: {cert: FILE, key: FILE}; the broker speaks nothing but TLS")
 	}
 	l.checkStore(raw)
@@ -286,10 +286,13 @@ func (l *loader) checkListen(raw *rawFile) {
 func (l *loader) checkStore(raw *rawFile) {
 	f := &l.file
 	name, durable := strings.CutPrefix(raw.Store.Value, storeSQLite)
+	inMemory := l.opt.Dev || l.opt.Direct
 	switch {
+	case durable && l.opt.Direct:
+		l.add(raw.Store.Pos, "store", "a broker for one command keeps its store in memory", "leave store out")
 	case durable && name != "":
 		f.Store = storeSQLite + resolve(raw.Store.Pos.File, name)
-	case raw.Store.Value == storeMemory && l.opt.Dev, raw.Store.Value == "" && l.opt.Dev && raw.Store.Pos == (Pos{}):
+	case raw.Store.Value == storeMemory && inMemory, raw.Store.Value == "" && inMemory && raw.Store.Pos == (Pos{}):
 		f.Store = storeMemory
 	case raw.Store.Value == storeMemory:
 		l.add(raw.Store.Pos, "store", "serve refuses memory:", "write sqlite:PATH: a restart would leave credentials behind that nobody ends")

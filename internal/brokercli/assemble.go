@@ -33,13 +33,21 @@ import (
 // types are the kinds of provider that this program has.
 func types() []providers.Type { return []providers.Type{static.Type(), vault.Type()} }
 
+// A mode is whom a broker serves; its zero is that of serve.
+type mode struct {
+	dev bool // a local world, of dev
+	// ci, of run, gives the job's own tokens for the back end of the named
+	// provider; nil for all others.
+	ci func(provider string) providers.TokenSource
+}
+
 // load reads the broker's file.
-func load(env Env, path string, dev bool) (*config.File, error) {
+func load(env Env, path string, m mode) (*config.File, error) {
 	var names []string
 	for _, t := range types() {
 		names = append(names, t.Name)
 	}
-	return config.Load(path, config.Options{Getenv: env.LookupEnv, ProviderTypes: names, Dev: dev})
+	return config.Load(path, config.Options{Getenv: env.LookupEnv, ProviderTypes: names, Dev: m.dev, Direct: m.ci != nil})
 }
 
 // opened is what a file's providers and leases became.
@@ -50,7 +58,7 @@ type opened struct {
 
 // open opens every provider and checks every lease definition, without a
 // network call, and reports all problems together.
-func open(file *config.File, dev bool, now func() time.Time, log *slog.Logger) (*opened, error) {
+func open(file *config.File, m mode, now func() time.Time, log *slog.Logger) (*opened, error) {
 	var problems config.Problems
 	at := func(pos config.Pos, path string, err error) {
 		if more, ok := errors.AsType[config.Problems](err); ok {
@@ -67,7 +75,11 @@ func open(file *config.File, dev bool, now func() time.Time, log *slog.Logger) (
 			at(entry.Pos, "providers."+entry.Name+".type", errors.New("no such type of provider"))
 			continue
 		}
-		p, err := types()[i].Open(providers.Config{Name: entry.Name, Decode: entry.Decode, Dev: dev, Now: now, Log: log})
+		cfg := providers.Config{Name: entry.Name, Decode: entry.Decode, Dev: m.dev, Now: now, Log: log}
+		if m.ci != nil {
+			cfg.CI = m.ci(entry.Name)
+		}
+		p, err := types()[i].Open(cfg)
 		if err != nil {
 			at(entry.Pos, "providers."+entry.Name, err)
 			continue
@@ -167,7 +179,7 @@ func (r *registry) add(m map[string]providers.Provider) (undo func()) {
 // world is a broker with everything that it works with.
 type world struct {
 	file     *config.File
-	dev      bool
+	mode     mode
 	now      func() time.Time // the wall's time, then the broker's own
 	log      *slog.Logger
 	store    store.Store
@@ -179,8 +191,8 @@ type world struct {
 
 // assemble puts a broker together and records that it started. It makes no
 // network call.
-func assemble(ctx context.Context, env Env, file *config.File, dev bool, log *slog.Logger) (_ *world, err error) {
-	w := &world{file: file, dev: dev, now: env.Now, log: log}
+func assemble(ctx context.Context, env Env, file *config.File, m mode, log *slog.Logger) (_ *world, err error) {
+	w := &world{file: file, mode: m, now: env.Now, log: log}
 	defer func() {
 		if err != nil {
 			w.close()
@@ -263,13 +275,13 @@ type compiled struct {
 // compile changes nothing that is in force. The verifier is the one in force
 // where the issuers are the same, and with it the keys at hand.
 func (w *world) compile(file *config.File) (*compiled, error) {
-	parts, err := open(file, w.dev, w.time, w.log)
+	parts, err := open(file, w.mode, w.time, w.log)
 	if err != nil {
 		return nil, err
 	}
 	verifier := w.verifier
 	if verifier == nil || !sameIssuers(w.file.Issuers, file.Issuers) {
-		if verifier, err = verifierOf(file, w.dev, w.time, w.log); err != nil {
+		if verifier, err = verifierOf(file, w.mode, w.time, w.log); err != nil {
 			return nil, err
 		}
 	}
@@ -323,7 +335,7 @@ func sameIssuers(a, b []config.Issuer) bool {
 }
 
 // verifierOf makes no network call. Its error is a [config.Problems].
-func verifierOf(file *config.File, dev bool, now func() time.Time, log *slog.Logger) (*identity.Verifier, error) {
+func verifierOf(file *config.File, m mode, now func() time.Time, log *slog.Logger) (*identity.Verifier, error) {
 	cfg := identity.Config{Audience: file.URL, Now: now, Log: log}
 	var problems config.Problems
 	for _, entry := range file.Issuers {
@@ -333,7 +345,7 @@ func verifierOf(file *config.File, dev bool, now func() time.Time, log *slog.Log
 		ic := identity.IssuerConfig{
 			Name: entry.Name, Profile: entry.Profile, URL: entry.URL, Audience: entry.Audience,
 			AllowNetworks: entry.AllowNetworks, Reuse: identity.Reuse(entry.Reuse),
-			Loopback: dev && strings.HasPrefix(entry.URL, "http://"),
+			Loopback: m.dev && strings.HasPrefix(entry.URL, "http://"),
 		}
 		named := func(key, path string, use func([]byte) error) {
 			if path == "" {

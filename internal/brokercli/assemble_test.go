@@ -137,7 +137,7 @@ func testOpenRefuses(t *testing.T, tests []refusal) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := open(parse(t, fmt.Sprintf(served, tt.parts), false), false, time.Now, slog.New(slog.DiscardHandler))
+			_, err := open(parse(t, fmt.Sprintf(served, tt.parts), false), mode{}, time.Now, slog.New(slog.DiscardHandler))
 			if _, ok := errors.AsType[config.Problems](err); !ok {
 				t.Fatalf("open = %v, want problems", err)
 			}
@@ -162,7 +162,7 @@ roles:
     projects: [shop-api, pay-api]
     match: {github: {ref: refs/heads/main}}
     leases: [db, npm, z]`), false)
-	_, err := open(file, false, time.Now, slog.New(slog.DiscardHandler))
+	_, err := open(file, mode{}, time.Now, slog.New(slog.DiscardHandler))
 	problems, _ := errors.AsType[config.Problems](err)
 	var lines []int
 	for _, p := range problems {
@@ -197,7 +197,7 @@ leases:
     env: {USER_NAME: username, PASS: {field: password, mask: false}, HOST: {field: host, default: localhost}, PORT: {field: port, optional: true}}
     ttl: 15m
     max_ttl: 1h`+role), false)
-	got, err := open(file, false, time.Now, slog.New(slog.DiscardHandler))
+	got, err := open(file, mode{}, time.Now, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +242,7 @@ func TestVerifierRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			file := parse(t, strings.Replace(fmt.Sprintf(served, ""), "githubusercontent.com}", "githubusercontent.com, "+tt.key+": "+tt.path+"}", 1), false)
-			_, err := verifierOf(file, false, time.Now, slog.New(slog.DiscardHandler))
+			_, err := verifierOf(file, mode{}, time.Now, slog.New(slog.DiscardHandler))
 			got := told(err)
 			if !strings.HasPrefix(got, "runenv-broker: error: broker.yaml:7:3: "+tt.want) || strings.Contains(got, "c4n4ry") {
 				t.Errorf("verifierOf tells:\n%swant %s, and no value", got, tt.want)
@@ -252,7 +252,7 @@ func TestVerifierRefuses(t *testing.T) {
 	t.Run("none enabled", func(t *testing.T) {
 		t.Parallel()
 		file := parse(t, strings.Replace(fmt.Sprintf(served, ""), "githubusercontent.com}", "githubusercontent.com, enabled: false}", 1), false)
-		_, err := verifierOf(file, false, time.Now, slog.New(slog.DiscardHandler))
+		_, err := verifierOf(file, mode{}, time.Now, slog.New(slog.DiscardHandler))
 		if got := told(err); !strings.Contains(got, "error: no issuers: nobody could be identified\n") || !strings.Contains(got, "hint: ") {
 			t.Errorf("verifierOf tells:\n%s", got)
 		}
@@ -278,7 +278,7 @@ roles:
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w, err := assemble(t.Context(), testEnv(), parse(t, local, true), true, slog.New(slog.DiscardHandler))
+	w, err := assemble(t.Context(), testEnv(), parse(t, local, true), mode{dev: true}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,7 +428,7 @@ func TestAssembleSaysWhyTheStoreDoesntOpen(t *testing.T) {
 	t.Parallel()
 	file := parse(t, fmt.Sprintf(served, ""), false)
 	file.Store = "sqlite:" + filepath.Join(t.TempDir(), "nowhere", "broker.db")
-	w, err := assemble(t.Context(), testEnv(), file, false, slog.New(slog.DiscardHandler))
+	w, err := assemble(t.Context(), testEnv(), file, mode{}, slog.New(slog.DiscardHandler))
 	if w != nil || err == nil || !strings.Contains(err.Error(), "nowhere") {
 		t.Errorf("assemble = %v, %v, want an error that names the store's folder", w, err)
 	}

@@ -20,7 +20,7 @@ func TestT24TokensAreJudgedByTheBrokersClock(t *testing.T) {
 	env := testEnv()
 	env.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	file := parse(t, strings.ReplaceAll(local, "http://127.0.0.1:8099", ci.URL), true)
-	w, err := assemble(t.Context(), env, file, true, slog.New(slog.DiscardHandler))
+	w, err := assemble(t.Context(), env, file, mode{dev: true}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -238,7 +238,7 @@ func newDev(ctx context.Context, env Env, path string, claims map[string]any, lo
 	if d.issuer == nil {
 		return nil, hinted{errors.New("the file has no issuer of profile github for dev to be"), "issuers: {github: {profile: github, url: http://127.0.0.1:8099}}"}
 	}
-	d.world, err = assemble(ctx, env, file, true, log)
+	d.world, err = assemble(ctx, env, file, mode{dev: true}, log)
 	return d, err
 }
 
@@ -246,7 +246,7 @@ func newDev(ctx context.Context, env Env, path string, claims map[string]any, lo
 // ports, or the embedded one, into which free ports are put.
 func (d *devWorld) listenAndLoad(ctx context.Context, env Env, path string) (*config.File, error) {
 	if path != "" {
-		file, err := load(env, path, true)
+		file, err := load(env, path, mode{dev: true})
 		if err != nil {
 			return nil, err
 		}

@@ -36,7 +36,7 @@ func lookAt(env Env, path string) (*config.File, error) {
 		}
 		return unset, true
 	}
-	return load(env, path, false)
+	return load(env, path, mode{})
 }
 
 // look opens the store that the file names, for reading.

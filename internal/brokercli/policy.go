@@ -26,15 +26,15 @@ func policyCommand(env Env) *cobra.Command {
 // loadWhole loads a file as serve does, providers, leases and issuers
 // included, and without touching the network.
 func loadWhole(env Env, path string) (*config.File, error) {
-	file, err := load(env, path, false)
+	file, err := load(env, path, mode{})
 	if err != nil {
 		return nil, err
 	}
 	log := slog.New(slog.DiscardHandler)
-	if _, err := open(file, false, env.Now, log); err != nil {
+	if _, err := open(file, mode{}, env.Now, log); err != nil {
 		return nil, err
 	}
-	v, err := verifierOf(file, false, env.Now, log)
+	v, err := verifierOf(file, mode{}, env.Now, log)
 	if err != nil {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func serve(ctx context.Context, env Env, path string, log *slog.Logger) error {
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
 
-	file, err := load(env, path, false)
+	file, err := load(env, path, mode{})
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func serve(ctx context.Context, env Env, path string, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	w, err := assemble(ctx, env, file, false, log)
+	w, err := assemble(ctx, env, file, mode{}, log)
 	if err != nil {
 		closeAll(listener)
 		return err
@@ -125,7 +125,7 @@ func serve(ctx context.Context, env Env, path string, log *slog.Logger) error {
 
 // reloadAll checks file and certificate both before either takes force.
 func reloadAll(ctx context.Context, env Env, path string, w *world, cert *certificate) error {
-	file, err := load(env, path, false)
+	file, err := load(env, path, mode{})
 	if err != nil {
 		return err
 	}

@@ -130,7 +130,7 @@ func TestReloadAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	env := testEnv("VALUE=c4n4ry-value")
-	file, err := load(env, path, false)
+	file, err := load(env, path, mode{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestReloadAll(t *testing.T) {
 	if err := cert.load(writeCertificate(t, dir, "runenv.example.com")); err != nil {
 		t.Fatal(err)
 	}
-	w, err := assemble(t.Context(), env, file, false, slog.New(slog.DiscardHandler))
+	w, err := assemble(t.Context(), env, file, mode{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,6 +123,22 @@ func Open(ctx context.Context, cfg Config) (*Issuer, error) {
 	return i, nil
 }
 
+// Mute is an issuer without keys, of a broker that lives for one command: it
+// publishes nothing and mints nothing, since nobody could ever verify it.
+func Mute() *Issuer {
+	return &Issuer{now: time.Now, discovery: []byte(`{}`), jwks: []byte(`{"keys":[]}`)}
+}
+
+// A muteError is the refusal of an issuer that has no keys.
+type muteError struct{}
+
+func (muteError) Error() string { return "this broker lives for one command, and has no tokens of its own" }
+
+// Hint names the cure.
+func (muteError) Hint() string {
+	return "let the provider log in with the job's own token: `auth: {method: ci}`"
+}
+
 func (cfg Config) check() error {
 	if err := checkURL(cfg.URL); err != nil {
 		return fmt.Errorf("issuer_url: %w", err)

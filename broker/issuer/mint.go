@@ -93,6 +93,9 @@ func (i *Issuer) Mint(ctx context.Context, c Claims, alg string) (string, error)
 	if err := ctx.Err(); err != nil {
 		return "", fmt.Errorf("minting a token: %w", err)
 	}
+	if len(i.signers) == 0 {
+		return "", fmt.Errorf("minting a token: %w", muteError{})
+	}
 	if alg == "" {
 		alg = ES256
 	}

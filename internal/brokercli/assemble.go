@@ -229,9 +229,11 @@ func assemble(ctx context.Context, env Env, file *config.File, m mode, log *slog
 	if err != nil {
 		return nil, fmt.Errorf("opening the audit log: %w", err)
 	}
-	own, err := issuer.Open(ctx, issuer.Config{URL: file.IssuerURL, BrokerURL: file.URL, Keys: w.store, Sealer: sealer, Now: clock.Now})
-	if err != nil {
-		return nil, fmt.Errorf("opening the broker's own keys: %w", err)
+	own := issuer.Mute()
+	if m.ci == nil {
+		if own, err = issuer.Open(ctx, issuer.Config{URL: file.IssuerURL, BrokerURL: file.URL, Keys: w.store, Sealer: sealer, Now: clock.Now}); err != nil {
+			return nil, fmt.Errorf("opening the broker's own keys: %w", err)
+		}
 	}
 	if err := w.store.Restart(ctx, clock.Now()); err != nil {
 		return nil, fmt.Errorf("taking up the store: %w", err)

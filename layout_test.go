@@ -53,7 +53,7 @@ var arrows = []arrow{
 	{"broker/identity", []string{"secret", "github.com/coreos/go-oidc/v3", "github.com/go-jose/go-jose/v4", "golang.org/x/time"}},
 	{"broker/identity/identitytest", []string{"broker/identity", "github.com/go-jose/go-jose/v4"}},
 	{"broker/policy", []string{"broker/identity", "ref"}},
-	{"broker/shape", []string{"broker/api", "secret"}},
+	{"broker/shape", []string{"broker/api", "ref", "secret"}},
 	{"providers", []string{"ref", "secret"}},
 	{"providers/providertest", []string{"providers", "ref", "secret"}},
 	{"providers/static", []string{"providers", "secret", "filippo.io/age"}},

@@ -120,13 +120,14 @@ func variableOf(r Ref) string {
 	if name == "" {
 		name = r.Path[strings.LastIndexAny(r.Path, "/:")+1:]
 	}
-	return CleanVariable(name)
+	return CleanVariable("", name)
 }
 
-// CleanVariable makes the name of a variable out of that of a field: in upper
-// case, and with _ for what isn't [A-Z0-9_] and in front of a digit.
-func CleanVariable(field string) string {
-	out := strings.Map(func(c rune) rune {
+// CleanVariable makes the name of a variable out of prefix and the name of a
+// field, which comes in upper case, with _ for what isn't [A-Z0-9_]. A name
+// doesn't begin with a digit: it gets a _ in front.
+func CleanVariable(prefix, field string) string {
+	name := prefix + strings.Map(func(c rune) rune {
 		switch {
 		case 'a' <= c && c <= 'z':
 			return c - 'a' + 'A'
@@ -135,10 +136,10 @@ func CleanVariable(field string) string {
 		}
 		return '_'
 	}, field)
-	if out != "" && '0' <= out[0] && out[0] <= '9' {
-		return "_" + out
+	if name != "" && '0' <= name[0] && name[0] <= '9' {
+		return "_" + name
 	}
-	return out
+	return name
 }
 
 func validVariable(name string) bool {

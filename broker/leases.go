@@ -61,7 +61,7 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, request string) e
 	for _, is := range issued {
 		out := wire([]store.Lease{is.Lease})[0]
 		for _, v := range is.Env {
-			out.Env = append(out.Env, api.Var{Name: v.Name, Value: api.NewValue(v.Value), Mask: v.Mask})
+			out.Env = append(out.Env, api.Var{Name: v.Name, Value: api.NewValue(v.Value), Mask: v.Mask, File: v.File})
 		}
 		answer.Leases = append(answer.Leases, out)
 		b.metrics.issued.WithLabelValues(is.Lease.Provider).Inc()

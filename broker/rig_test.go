@@ -27,6 +27,7 @@ import (
 	"github.com/runenv/action/broker/issuer"
 	"github.com/runenv/action/broker/lease"
 	"github.com/runenv/action/broker/seal"
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/broker/store/sqlite"
 	"github.com/runenv/action/providers"
@@ -374,7 +375,7 @@ func (r *rig) definitions(file *config.File, open map[string]providers.Provider)
 		}
 		def := lease.Definition{Name: entry.Name, ProviderName: entry.Provider, Provider: p, Provides: provides, TTL: entry.TTL, MaxTTL: entry.MaxTTL}
 		for _, v := range entry.Env {
-			def.Env = append(def.Env, lease.EnvVar{Name: v.Name, Field: v.Field, Mask: v.Mask, Optional: v.Optional, Default: v.Default})
+			def.Env = append(def.Env, shape.Var{Name: v.Name, Field: v.Field, Mask: v.Mask, Optional: v.Optional, Default: v.Default})
 		}
 		defs[entry.Name] = def
 	}

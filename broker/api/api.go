@@ -100,11 +100,13 @@ type Lease struct {
 }
 
 // A Var is an environment variable of a lease. Mask says whether the value is
-// to be hidden in output.
+// to be hidden in output; with File the value goes into a file, whose path the
+// variable holds.
 type Var struct {
 	Name  string `json:"name"`
 	Value Value  `json:"value"`
 	Mask  bool   `json:"mask"`
+	File  bool   `json:"file,omitempty"`
 }
 
 // Ended answers the end of a session or of a lease. Leases that are still

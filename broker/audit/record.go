@@ -50,41 +50,44 @@ type Record struct {
 	Lease     string
 	LeaseName string // of the lease definition; a login's is its provider's
 	Provider  string
-	Marker    string // by which the back end's own log knows the lease
-	Role      string
-	Project   string
-	Issuer    string            // name in the issuer table
-	Claims    map[string]string // of the identity, from its profile's list
-	Reason    string            // why, as a class: one of few words
-	Detail    string            // why, for people
-	Notes     []string          // what the policy remarked on while it allowed
-	Policy    string            // digest of the policy text that decided
-	ExpiresAt time.Time         // when the session or lease ends by itself
-	DiesBy    time.Time         // bound of the lease's life
+	// Revocability of a lease: revocable, expires or static.
+	Revocability string
+	Marker       string // by which the back end's own log knows the lease
+	Role         string
+	Project      string
+	Issuer       string            // name in the issuer table
+	Claims       map[string]string // of the identity, from its profile's list
+	Reason       string            // why, as a class: one of few words
+	Detail       string            // why, for people
+	Notes        []string          // what the policy remarked on while it allowed
+	Policy       string            // digest of the policy text that decided
+	ExpiresAt    time.Time         // when the session or lease ends by itself
+	DiesBy       time.Time         // bound of the lease's life
 }
 
 // line is a Record as it is written. ID is random, so that equal events give
 // different leaves, and the hash of one tells nothing about it.
 type line struct {
-	Time      string            `json:"time"`
-	ID        string            `json:"id"`
-	Event     string            `json:"event"`
-	Request   string            `json:"request,omitempty"`
-	Session   string            `json:"session,omitempty"`
-	Lease     string            `json:"lease,omitempty"`
-	LeaseName string            `json:"lease_name,omitempty"`
-	Provider  string            `json:"provider,omitempty"`
-	Marker    string            `json:"marker,omitempty"`
-	Role      string            `json:"role,omitempty"`
-	Project   string            `json:"project,omitempty"`
-	Issuer    string            `json:"issuer,omitempty"`
-	Claims    map[string]string `json:"claims,omitempty"`
-	Reason    string            `json:"reason,omitempty"`
-	Detail    string            `json:"detail,omitempty"`
-	Notes     []string          `json:"notes,omitempty"`
-	Policy    string            `json:"policy,omitempty"`
-	ExpiresAt string            `json:"expires_at,omitempty"`
-	DiesBy    string            `json:"dies_by,omitempty"`
+	Time         string            `json:"time"`
+	ID           string            `json:"id"`
+	Event        string            `json:"event"`
+	Request      string            `json:"request,omitempty"`
+	Session      string            `json:"session,omitempty"`
+	Lease        string            `json:"lease,omitempty"`
+	LeaseName    string            `json:"lease_name,omitempty"`
+	Provider     string            `json:"provider,omitempty"`
+	Revocability string            `json:"revocability,omitempty"`
+	Marker       string            `json:"marker,omitempty"`
+	Role         string            `json:"role,omitempty"`
+	Project      string            `json:"project,omitempty"`
+	Issuer       string            `json:"issuer,omitempty"`
+	Claims       map[string]string `json:"claims,omitempty"`
+	Reason       string            `json:"reason,omitempty"`
+	Detail       string            `json:"detail,omitempty"`
+	Notes        []string          `json:"notes,omitempty"`
+	Policy       string            `json:"policy,omitempty"`
+	ExpiresAt    string            `json:"expires_at,omitempty"`
+	DiesBy       string            `json:"dies_by,omitempty"`
 }
 
 // UnmarshalJSON reads an entry's body. Fields that it doesn't know, which a
@@ -96,7 +99,7 @@ func (r *Record) UnmarshalJSON(body []byte) error {
 	}
 	*r = Record{
 		Event: l.Event, Request: l.Request, Session: l.Session, Lease: l.Lease, LeaseName: l.LeaseName,
-		Provider: l.Provider, Marker: l.Marker, Role: l.Role, Project: l.Project, Issuer: l.Issuer, Claims: l.Claims,
+		Provider: l.Provider, Revocability: l.Revocability, Marker: l.Marker, Role: l.Role, Project: l.Project, Issuer: l.Issuer, Claims: l.Claims,
 		Reason: l.Reason, Detail: l.Detail, Notes: l.Notes, Policy: l.Policy,
 	}
 	for _, t := range []struct {
@@ -143,7 +146,7 @@ func (r Record) Entry() (store.Entry, error) {
 func (r Record) line(id string, limit int) line {
 	l := line{
 		Time: stamp(r.Time), ID: id, Event: r.Event, Request: r.Request, Session: r.Session, Lease: r.Lease,
-		LeaseName: cut(r.LeaseName, limit), Provider: cut(r.Provider, limit), Marker: cut(r.Marker, limit),
+		LeaseName: cut(r.LeaseName, limit), Provider: cut(r.Provider, limit), Revocability: cut(r.Revocability, limit), Marker: cut(r.Marker, limit),
 		Role: cut(r.Role, limit), Project: cut(r.Project, limit), Issuer: cut(r.Issuer, limit),
 		Reason: cut(r.Reason, limit), Detail: cut(r.Detail, limit), Policy: cut(r.Policy, limit),
 		ExpiresAt: stamp(r.ExpiresAt), DiesBy: stamp(r.DiesBy),

@@ -132,8 +132,12 @@ func (e *Engine) finish(ctx context.Context, session string, rows []store.Lease)
 	}
 }
 
-// errNoWay: nothing but the end of the login, or time, ends this row.
-var errNoWay = errors.New("no handle to revoke by")
+var (
+	// errNoWay: nothing but the end of the login, or time, ends this row.
+	errNoWay = errors.New("no handle to revoke by")
+	// errNotFound: the back end says that it never issued this row.
+	errNotFound = errors.New("the back end has nothing with this marker")
+)
 
 func (e *Engine) revokeLeases(ctx context.Context, session string, rows []store.Lease) {
 	handles := e.loginHandles(ctx, session)
@@ -142,19 +146,29 @@ func (e *Engine) revokeLeases(ctx context.Context, session string, rows []store.
 	now := e.cfg.Now()
 	var changes []store.Change
 	for i, row := range rows {
-		login, hasLogin := handles[row.Login]
+		login := handles[row.Login]
+		withLogin := e.underLogin(row) && login.state != ""
+		noWay := errors.Is(errs[i], providers.ErrWithLogin) || errors.Is(errs[i], errNoWay)
 		c := store.Change{Lease: row.ID, From: []store.State{row.State}, Epoch: row.Epoch}
 		switch {
+		case errors.Is(errs[i], errNotFound):
+			// Before that a call of before the crash might still be under way.
+			if sure := row.CreatedAt.Add(noticeAfter); now.Before(sure) {
+				c.To, c.Attempts, c.NextAt = row.State, row.Attempts, sure
+				break
+			}
+			c.To = store.Void
+			c.Entries = []store.Entry{e.entry("lease.void", row, "", "not_found_by_marker")}
 		case errs[i] == nil:
 			c.To = store.Revoked
 			c.Entries = []store.Entry{e.entry("lease.revoked", row, "", "")}
-		case hasLogin && login.state.Terminal():
+		case withLogin && login.state.Terminal():
 			// It ended with its login, as the login did.
 			c.To = login.state
 			c.Entries = []store.Entry{e.entry("lease."+string(c.To), row, "", "with_login")}
-		case hasLogin && (errors.Is(errs[i], providers.ErrWithLogin) || errors.Is(errs[i], errNoWay)):
-			// The login's end takes it along. Should that never be known,
-			// its time ends it.
+		case noWay && !row.DiesBy.IsZero():
+			// The login's end takes it along, if it has one that does. Should
+			// that never be known, its time ends it.
 			c.To, c.Attempts, c.NextAt = store.Revoking, row.Attempts, row.DiesBy
 			if !now.Before(row.DiesBy) {
 				c.To, c.NextAt = store.Expired, time.Time{}
@@ -194,8 +208,9 @@ func (e *Engine) retry(ctx context.Context, c store.Change, row store.Lease, err
 
 // loginHandle is a login of a session as revocations see it.
 type loginHandle struct {
-	handle secret.Value
-	state  store.State
+	handle  secret.Value
+	state   store.State
+	expires time.Time
 }
 
 func (e *Engine) loginHandles(ctx context.Context, session string) map[string]loginHandle {
@@ -213,7 +228,7 @@ func (e *Engine) loginHandles(ctx context.Context, session string) map[string]lo
 		if err != nil {
 			e.cfg.Log.ErrorContext(ctx, "opening a handle", "lease", row.ID, "err", err)
 		}
-		handles[row.ID] = loginHandle{handle: handle, state: row.State}
+		handles[row.ID] = loginHandle{handle: handle, state: row.State, expires: row.ExpiresAt}
 	}
 	return handles
 }
@@ -246,6 +261,9 @@ func (e *Engine) revoke(ctx context.Context, row store.Lease, logins map[string]
 	found, err := finder.Find(ctx, row.Marker, logins[row.Login].handle)
 	if err != nil {
 		return err
+	}
+	if len(found) == 0 {
+		return errNotFound
 	}
 	for _, handle := range found {
 		if err := revoker.Revoke(ctx, handle, logins[row.Login].handle); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/runenv/action/broker/audit"
 	"github.com/runenv/action/broker/seal"
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/providers"
 	"github.com/runenv/action/secret"
@@ -33,7 +34,10 @@ const (
 	// maxAnswerBytes bounds the values of one request's leases together, in
 	// bytes: in base64 they must fit an answer.
 	maxAnswerBytes = 16 << 20
-	maxParallel    = 16 // provider calls of one request or one end
+	// maxParallel bounds the provider calls of one request or one end. It is
+	// more than most requests have leases, so that they take one round trip;
+	// what ends credentials is bounded by provider besides (turns).
+	maxParallel = 64
 
 	// A revocation that failed maxAttempts times with back-off (about two
 	// hours) is called irrevocable and tried again daily.
@@ -49,31 +53,20 @@ type Definition struct {
 	ProviderName string
 	Provider     providers.Provider
 	Provides     providers.Definition
-	Env          []EnvVar
+	// Env says how the variables are made of a credential's fields.
+	Env []shape.Var
+	// Sole: a variable of all fields (As) is the field itself where the
+	// credential has just one. References have it.
+	Sole bool
 	// TTL is the life of one lease and MaxTTL the bound on its renewals; zero
 	// for the default and for the session's length.
 	TTL, MaxTTL time.Duration
 }
 
-// An EnvVar says which field of a credential goes to which variable.
-type EnvVar struct {
-	Name, Field string
-	Mask        bool
-	Optional    bool    // absent: the variable isn't set
-	Default     *string // absent: this instead
-}
-
-// A Var is an environment variable of an issued lease.
-type Var struct {
-	Name  string
-	Value secret.Value
-	Mask  bool
-}
-
 // An Issued lease is a row and what it delivers.
 type Issued struct {
 	Lease store.Lease
-	Env   []Var
+	Env   []shape.Out
 }
 
 // A Failure says which lease of a request failed. It wraps the provider's
@@ -88,12 +81,42 @@ func (f *Failure) Error() string { return fmt.Sprintf("leasing %q: %v", f.Lease,
 // Unwrap returns the provider's error.
 func (f *Failure) Unwrap() error { return f.Err }
 
-// An Event tells of a lease that was renewed, or, with no Lease, of a session
-// that ended.
+// A MissingError says what the definitions of a request want and the
+// credentials don't have: names, of all of its leases at once. It wraps
+// providers.ErrNotFound.
+type MissingError struct{ Leases []Missing }
+
+// Missing are the fields that one lease lacks.
+type Missing struct {
+	Lease  string
+	Fields []string
+}
+
+func (e *MissingError) Error() string {
+	var parts []string
+	for _, m := range e.Leases {
+		parts = append(parts, fmt.Sprintf("lease %q has no %s", m.Lease, strings.Join(m.Fields, ", ")))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// Unwrap returns providers.ErrNotFound.
+func (*MissingError) Unwrap() error { return providers.ErrNotFound }
+
+// A CollisionError says that two variables of a request have one name.
+type CollisionError struct{ Variable string }
+
+func (e *CollisionError) Error() string {
+	return fmt.Sprintf("two variables of the request are named %s", e.Variable)
+}
+
+// An Event tells of a lease that was renewed, or that nears its end and can't
+// be (Expiring), or, with no Lease, of a session that ended.
 type Event struct {
-	Session string
-	Lease   *store.Lease
-	Reason  string
+	Session  string
+	Lease    *store.Lease
+	Expiring bool
+	Reason   string
 }
 
 // Config is what an engine works with. All but Notify and Log is required.
@@ -164,18 +187,19 @@ func (e *Engine) Wait() { e.work.Wait() }
 // entry writes what happened to a row.
 func (e *Engine) entry(event string, row store.Lease, request, reason string) store.Entry {
 	entry, err := audit.Record{
-		Time:      e.cfg.Now(),
-		Event:     event,
-		Request:   request,
-		Session:   row.Session,
-		Lease:     row.ID,
-		LeaseName: row.Name,
-		Provider:  row.Provider,
-		Marker:    row.Marker,
-		Policy:    row.PolicyDigest,
-		Reason:    reason,
-		ExpiresAt: row.ExpiresAt,
-		DiesBy:    row.DiesBy,
+		Time:         e.cfg.Now(),
+		Event:        event,
+		Request:      request,
+		Session:      row.Session,
+		Lease:        row.ID,
+		LeaseName:    row.Name,
+		Provider:     row.Provider,
+		Revocability: row.Revocability,
+		Marker:       row.Marker,
+		Policy:       row.PolicyDigest,
+		Reason:       reason,
+		ExpiresAt:    row.ExpiresAt,
+		DiesBy:       row.DiesBy,
 	}.Entry()
 	if err != nil {
 		// Only a record beyond the size limit fails, and no part of this one
@@ -254,14 +278,4 @@ func each(n int, f func(i int)) {
 		})
 	}
 	wg.Wait()
-}
-
-func earliest(times ...time.Time) time.Time {
-	var first time.Time
-	for _, t := range times {
-		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
-			first = t
-		}
-	}
-	return first
 }

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/providers"
 	"github.com/runenv/action/secret"
@@ -24,9 +26,13 @@ type Request struct {
 	// set and issues anew.
 	IdempotencyKey string
 	Body           []byte
-	Limit          int // live leases of the session
-	RequestID      string
-	PolicyDigest   string
+	// Replaces are ids of the session's leases that these stand in for: they
+	// live on to their own end, are renewed no more, and don't count. Each must
+	// be active, past half of its life, and not replaced yet.
+	Replaces     []string
+	Limit        int // live leases of the session
+	RequestID    string
+	PolicyDigest string
 }
 
 // item is one lease of a request on its way.
@@ -36,7 +42,7 @@ type item struct {
 	ttl   time.Duration
 	login *login
 	cred  *providers.Credential
-	env   []Var
+	env   []shape.Out
 	err   error
 }
 
@@ -46,17 +52,25 @@ type login struct {
 	provider providers.Loginer
 	handle   secret.Value
 	fresh    bool
+	recorded bool // the row is Active
 	err      error
 }
 
 type plan struct {
-	req    Request
-	items  []*item
-	logins []*login
+	req      Request
+	items    []*item
+	logins   []*login
+	replaces []store.Lease
 }
 
+// ErrTooSoon: a lease can be replaced once half of its life is over. Without
+// that, replacing would be a way around the limit.
+var ErrTooSoon = errors.New("too soon to replace a lease")
+
 // Issue makes the leases, or none. Errors: store.ErrEnded, store.ErrLimit,
-// store.ErrReplayed (proof), or a [*Failure] for the first lease that failed.
+// store.ErrReplayed (proof); store.ErrConflict for a lease that can't be
+// replaced, with ErrTooSoon where it soon can; a [*MissingError]; a
+// [*CollisionError]; or a [*Failure] for the first lease that failed.
 //
 // Each step is durable before the next begins; ctx bounds the calls to
 // providers, never the records about them.
@@ -71,6 +85,9 @@ func (e *Engine) Issue(ctx context.Context, req Request) ([]Issued, error) {
 	p, err := e.plan(ctx, req)
 	if err != nil {
 		return nil, err
+	}
+	if p.stored() {
+		return e.disclose(ctx, p)
 	}
 	if err := e.intend(ctx, p); err != nil {
 		return nil, err
@@ -90,11 +107,54 @@ func (e *Engine) Issue(ctx context.Context, req Request) ([]Issued, error) {
 	}
 	crash("active")
 	e.Wake()
+	return p.issued(), nil
+}
+
+func (p *plan) issued() []Issued {
 	issued := make([]Issued, len(p.items))
 	for i, it := range p.items {
 		issued[i] = Issued{Lease: it.row, Env: it.env}
 	}
-	return issued, nil
+	return issued
+}
+
+// stored reports whether the request wants nothing but values that are stored
+// already, of providers that can't make a credential: there is nothing to be
+// orphaned, and so nothing to intend.
+func (p *plan) stored() bool {
+	for _, it := range p.items {
+		_, logsIn := it.def.Provider.(providers.Loginer)
+		_, revokes := it.def.Provider.(providers.Revoker)
+		if logsIn || revokes || it.def.Provides.Revocability() != providers.Static {
+			return false
+		}
+	}
+	return len(p.replaces) == 0
+}
+
+// disclose hands out stored values: they are read, and then one durable step
+// counts the proof and says that they were handed out.
+func (e *Engine) disclose(ctx context.Context, p *plan) ([]Issued, error) {
+	if err := e.issueAll(ctx, p); err != nil {
+		return nil, err
+	}
+	crash("read")
+	in := p.intended()
+	for i, it := range p.items {
+		if it.cred.Revocability != providers.Static {
+			return nil, &Failure{Lease: it.row.Name, Err: fmt.Errorf("%w: a provider without a way to revoke made a credential", providers.ErrMalformed)}
+		}
+		it.row.State, it.row.NextAt = store.Disclosed, time.Time{}
+		it.row.ExpiresAt, it.row.DiesBy = it.cred.Expires, it.cred.Expires
+		in.Leases[i] = it.row
+		in.Entries = append(in.Entries, e.entry("lease.disclosed", it.row, p.req.RequestID, ""))
+	}
+	if err := e.cfg.Store.Intend(context.WithoutCancel(ctx), e.cfg.Now(), in); err != nil {
+		return nil, err
+	}
+	crash("active")
+	e.Wake() // a repeated request's first set may be due
+	return p.issued(), nil
 }
 
 // plan draws up the rows. It calls nobody but the store.
@@ -102,9 +162,15 @@ func (e *Engine) plan(ctx context.Context, req Request) (*plan, error) {
 	now := e.cfg.Now()
 	p := &plan{req: req}
 	batch := batchKey(req)
-	rows, err := e.cfg.Store.Leases(ctx, req.Session.ID)
-	if err != nil {
-		return nil, fmt.Errorf("reading the session's leases: %w", err)
+	var rows []store.Lease
+	if len(req.Replaces) > 0 || slices.ContainsFunc(req.Definitions, needsLogin) {
+		var err error
+		if rows, err = e.cfg.Store.Leases(ctx, req.Session.ID); err != nil {
+			return nil, fmt.Errorf("reading the session's leases: %w", err)
+		}
+	}
+	if err := p.replace(rows, now); err != nil {
+		return nil, err
 	}
 	logins := map[string]*login{}
 	for _, def := range req.Definitions {
@@ -116,7 +182,11 @@ func (e *Engine) plan(ctx context.Context, req Request) (*plan, error) {
 			Batch: batch, PolicyDigest: req.PolicyDigest,
 			CreatedAt: now, EndsAt: endsAt(def, req.Session, now), NextAt: now.Add(noticeAfter),
 		}
-		if loginer, ok := def.Provider.(providers.Loginer); ok {
+		if def.Provides.Revocability() != providers.Static {
+			it.row.DiesBy = now.Add(issueTimeout + it.ttl)
+		}
+		if needsLogin(def) {
+			loginer := def.Provider.(providers.Loginer)
 			if logins[def.ProviderName] == nil {
 				lg, err := e.findOrPlanLogin(ctx, now, req, rows, def.ProviderName, loginer)
 				if err != nil {
@@ -130,14 +200,40 @@ func (e *Engine) plan(ctx context.Context, req Request) (*plan, error) {
 			if it.login.fresh {
 				it.row.State = store.Intent
 			}
-			// A login isn't renewed past its session's hard end.
-			it.row.DiesBy = req.Session.HardEnd.Add(providers.LoginTTL)
-		} else if def.Provides.Revocability() != providers.Static {
-			it.row.DiesBy = now.Add(issueTimeout + it.ttl)
+			if endsLogins(def.Provider) {
+				// What ends with a login ends by then, and what doesn't by its
+				// own time: which it is, the back end's answer may say.
+				it.row.DiesBy = latest(it.row.DiesBy, req.Session.HardEnd.Add(loginer.LoginTTL()))
+			}
 		}
 		p.items = append(p.items, it)
 	}
 	return p, nil
+}
+
+// needsLogin reports whether a definition is issued under its session's login.
+func needsLogin(def Definition) bool {
+	if l, ok := def.Provides.(providers.Loginless); ok && l.Loginless() {
+		return false
+	}
+	_, ok := def.Provider.(providers.Loginer)
+	return ok
+}
+
+// replace finds what the request replaces.
+func (p *plan) replace(rows []store.Lease, now time.Time) error {
+	for _, id := range p.req.Replaces {
+		i := slices.IndexFunc(rows, func(row store.Lease) bool { return row.ID == id })
+		if i < 0 || rows[i].IsLogin || rows[i].State != store.Active {
+			return fmt.Errorf("replacing lease %s: %w", id, store.ErrConflict)
+		}
+		row := rows[i]
+		if half := row.CreatedAt.Add(end(row).Sub(row.CreatedAt) / 2); now.Before(half) {
+			return fmt.Errorf("replacing lease %s: %w: %w", id, ErrTooSoon, store.ErrConflict)
+		}
+		p.replaces = append(p.replaces, row)
+	}
+	return nil
 }
 
 func (e *Engine) findOrPlanLogin(ctx context.Context, now time.Time, req Request, rows []store.Lease, name string, loginer providers.Loginer) (*login, error) {
@@ -152,17 +248,22 @@ func (e *Engine) findOrPlanLogin(ctx context.Context, now time.Time, req Request
 		}
 	}
 	id := NewID("l")
-	return &login{provider: loginer, fresh: true, row: store.Lease{
+	lg := &login{provider: loginer, fresh: true, row: store.Lease{
 		ID: id, Session: req.Session.ID, IsLogin: true, Name: name, Provider: name,
 		Revocability: string(providers.Revocable), State: store.Issuing, Marker: "runenv-" + id,
 		PolicyDigest: req.PolicyDigest, CreatedAt: now, EndsAt: req.Session.HardEnd,
-		DiesBy: now.Add(issueTimeout + providers.LoginTTL), NextAt: now.Add(noticeAfter),
-	}}, nil
+		DiesBy: now.Add(issueTimeout + loginer.LoginTTL()), NextAt: now.Add(noticeAfter),
+	}}
+	if _, ok := loginer.(providers.Logouter); !ok {
+		lg.row.Revocability = string(providers.Expires)
+	}
+	return lg, nil
 }
 
-func (e *Engine) intend(ctx context.Context, p *plan) error {
+// intended is the plan as the store takes it.
+func (p *plan) intended() store.Intended {
 	in := store.Intended{
-		Session: p.req.Session.ID, Proof: p.req.Proof, Batch: batchKey(p.req), Limit: p.req.Limit,
+		Session: p.req.Session.ID, Proof: p.req.Proof, Batch: batchKey(p.req), Limit: p.req.Limit, Replaces: p.req.Replaces,
 	}
 	for _, lg := range p.logins {
 		if lg.fresh {
@@ -172,8 +273,12 @@ func (e *Engine) intend(ctx context.Context, p *plan) error {
 	for _, it := range p.items {
 		in.Leases = append(in.Leases, it.row)
 	}
+	return in
+}
+
+func (e *Engine) intend(ctx context.Context, p *plan) error {
 	// A caller that hangs up now would leave rows that nobody rolls back.
-	return e.cfg.Store.Intend(context.WithoutCancel(ctx), e.cfg.Now(), in)
+	return e.cfg.Store.Intend(context.WithoutCancel(ctx), e.cfg.Now(), p.intended())
 }
 
 // logIn makes the fresh logins, all at once, and records them together with
@@ -197,9 +302,11 @@ func (e *Engine) logIn(ctx context.Context, p *plan) error {
 		}
 		lg.handle = made.Handle
 		lg.row.ExpiresAt = made.Expires
-		if !made.Expires.IsZero() {
-			lg.row.DiesBy = made.Expires
+		if made.Expires.IsZero() && lg.row.Revocability == string(providers.Expires) {
+			// Nobody ends it: it is used for as long as it surely lives.
+			lg.row.ExpiresAt = e.cfg.Now().Add(lg.provider.LoginTTL())
 		}
+		lg.row.DiesBy = lg.row.ExpiresAt
 	})
 	crash("logged-in")
 	// Every login that was made is recorded, even if a neighbour failed.
@@ -216,14 +323,16 @@ func (e *Engine) logIn(ctx context.Context, p *plan) error {
 			return err
 		}
 		lg.row.Handle, lg.row.State = sealed, store.Active
-		lg.row.NextAt = nextDue(lg.row, now, true)
-		changes = append(changes, store.Change{
+		lg.row.NextAt = e.nextDue(p.req.Session, lg.row, now)
+		c := store.Change{
 			Lease: lg.row.ID, From: []store.State{store.Issuing}, To: store.Active, Handle: sealed,
-			ExpiresAt: lg.row.ExpiresAt, DiesBy: lg.row.DiesBy, NextAt: lg.row.NextAt,
-			NeedsLive: true, Else: store.Revoking,
-			Entries:     []store.Entry{e.entry("login.issued", lg.row, p.req.RequestID, "")},
-			ElseEntries: []store.Entry{e.entry("login.revoking", lg.row, p.req.RequestID, "session_ended")},
-		})
+			ExpiresAt: lg.row.ExpiresAt, DiesBy: lg.row.DiesBy, Endless: lg.row.DiesBy.IsZero(), NextAt: lg.row.NextAt,
+			NeedsLive: true,
+			Entries:   []store.Entry{e.entry("login.issued", lg.row, p.req.RequestID, "")},
+		}
+		c.Else, _ = over(lg.row, now)
+		c.ElseEntries = []store.Entry{e.entry("login."+string(c.Else), lg.row, p.req.RequestID, "session_ended")}
+		changes = append(changes, c)
 		for _, it := range p.items {
 			if it.login == lg {
 				changes = append(changes, store.Change{
@@ -237,6 +346,9 @@ func (e *Engine) logIn(ctx context.Context, p *plan) error {
 	}
 	if err := e.advance(ctx, changes); err != nil {
 		return err
+	}
+	for _, lg := range fresh {
+		lg.recorded = lg.err == nil
 	}
 	crash("login-recorded")
 	return failure
@@ -259,36 +371,93 @@ func (p *plan) firstOf(lg *login) string {
 }
 
 func (e *Engine) issueAll(ctx context.Context, p *plan) error {
+	tokens := e.cfg.Tokens(p.req.Session)
 	each(len(p.items), func(i int) {
 		it := p.items[i]
-		req := providers.Request{Definition: it.def.Provides, Vars: p.req.Vars, TTL: it.ttl, Marker: it.row.Marker}
+		req := providers.Request{
+			Definition: it.def.Provides, Vars: p.req.Vars, TTL: it.ttl, Marker: it.row.Marker,
+			Role: p.req.Session.Role, Session: p.req.Session.ID, Tokens: tokens,
+		}
 		if it.login != nil {
 			req.Login = it.login.handle
 		}
 		it.cred, it.err = e.issueOne(ctx, it, req)
-		if it.err == nil {
-			e.shorten(ctx, it, req.Login)
-			it.env, it.err = environment(it.def.Env, it.cred.Fields)
-		}
-	})
-	total := 0
-	for _, it := range p.items {
 		if it.err != nil {
+			return
+		}
+		if it.cred.Revocability == providers.Expires && it.cred.Expires.IsZero() {
+			it.err = fmt.Errorf("%w: what only expires has no expiry", providers.ErrMalformed)
+			return
+		}
+		e.shorten(ctx, it, req.Login)
+		it.env, it.err = it.def.shaped(it.cred.Fields)
+	})
+	return p.deliverable()
+}
+
+// shaped makes the variables of a credential.
+func (d Definition) shaped(fields map[string]secret.Value) ([]shape.Out, error) {
+	vars := d.Env
+	if d.Sole && len(fields) == 1 {
+		vars = slices.Clone(d.Env)
+		for i, v := range vars {
+			if v.Name != "*" && v.Field == "" && v.Template == nil {
+				vars[i].As = ""
+				for name := range fields {
+					vars[i].Field = name
+				}
+			}
+		}
+	}
+	out, err := shape.Apply(vars, fields)
+	if missing, ok := errors.AsType[*shape.MissingError](err); ok {
+		return nil, fmt.Errorf("%w: %w", missing, providers.ErrNotFound)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, providers.ErrMalformed)
+	}
+	return out, nil
+}
+
+// deliverable says what stands against handing the items out together.
+func (p *plan) deliverable() error {
+	total := 0
+	missing := &MissingError{}
+	variables := map[string]bool{}
+	var failure error
+	for _, it := range p.items {
+		lacks, isMissing := errors.AsType[*shape.MissingError](it.err)
+		switch {
+		case isMissing:
+			missing.Leases = append(missing.Leases, Missing{Lease: it.row.Name, Fields: lacks.Fields})
+			continue
+		case it.err != nil:
 			return &Failure{Lease: it.row.Name, Err: it.err}
 		}
 		for _, v := range it.env {
 			total += v.Value.Len()
+			if variables[v.Name] && failure == nil {
+				failure = &CollisionError{Variable: v.Name}
+			}
+			variables[v.Name] = true
 		}
-		if total > maxAnswerBytes {
-			return &Failure{Lease: it.row.Name, Err: fmt.Errorf("%w: more than %d bytes together with the leases before it", providers.ErrMalformed, maxAnswerBytes)}
+		if total > maxAnswerBytes && failure == nil {
+			failure = &Failure{Lease: it.row.Name, Err: fmt.Errorf("%w: more than %d bytes together with the leases before it", providers.ErrMalformed, maxAnswerBytes)}
 		}
 	}
-	return nil
+	if len(missing.Leases) > 0 {
+		return missing
+	}
+	return failure
 }
 
 func (e *Engine) issueOne(ctx context.Context, it *item, req providers.Request) (_ *providers.Credential, err error) {
 	defer e.contain(ctx, it.row.Provider, &err)
-	return it.def.Provider.Issue(ctx, req)
+	cred, err := it.def.Provider.Issue(ctx, req)
+	if err == nil && cred == nil {
+		return nil, fmt.Errorf("%w: no credential", providers.ErrMalformed)
+	}
+	return cred, err
 }
 
 // shorten asks a back end that gave a longer life than wanted for the wanted
@@ -311,31 +480,12 @@ func (e *Engine) shorten(ctx context.Context, it *item, login secret.Value) {
 	it.cred.Expires = expires
 }
 
-// environment picks the variables out of a credential's fields.
-func environment(vars []EnvVar, fields map[string]secret.Value) ([]Var, error) {
-	var out []Var
-	for _, v := range vars {
-		value, ok := fields[v.Field]
-		switch {
-		case ok:
-		case v.Default != nil:
-			value = secret.FromString(*v.Default)
-		case v.Optional:
-			continue
-		default:
-			return nil, fmt.Errorf("field %q for variable %s: %w", v.Field, v.Name, providers.ErrNotFound)
-		}
-		out = append(out, Var{Name: v.Name, Value: value, Mask: v.Mask})
-	}
-	return out, nil
-}
-
 // activate makes everything deliverable in one durable step.
 func (e *Engine) activate(ctx context.Context, p *plan) error {
 	now := e.cfg.Now()
 	var changes []store.Change
 	for _, it := range p.items {
-		c, err := e.issuedChange(ctx, it, now)
+		c, err := e.issuedChange(ctx, p.req.Session, it, now)
 		if err != nil {
 			return err
 		}
@@ -355,6 +505,12 @@ func (e *Engine) activate(ctx context.Context, p *plan) error {
 		it.row.State, it.row.NextAt = c.To, c.NextAt
 		c.Entries = []store.Entry{e.entry(event, it.row, p.req.RequestID, "")}
 		c.ElseEntries = []store.Entry{e.entry(elseEvent, it.row, p.req.RequestID, "session_ended")}
+		if len(changes) == 0 {
+			c.Replaces = p.req.Replaces
+			for _, row := range p.replaces {
+				c.Entries = append(c.Entries, e.entry("lease.replaced", row, p.req.RequestID, ""))
+			}
+		}
 		changes = append(changes, c)
 	}
 	return e.advance(ctx, changes)
@@ -362,7 +518,7 @@ func (e *Engine) activate(ctx context.Context, p *plan) error {
 
 // issuedChange is the part of a change that every end of an issued credential
 // shares: what the back end answered.
-func (e *Engine) issuedChange(ctx context.Context, it *item, now time.Time) (store.Change, error) {
+func (e *Engine) issuedChange(ctx context.Context, session store.Session, it *item, now time.Time) (store.Change, error) {
 	sealed, err := e.sealHandle(ctx, it.row.ID, it.cred.Handle)
 	if err != nil {
 		return store.Change{}, err
@@ -371,84 +527,18 @@ func (e *Engine) issuedChange(ctx context.Context, it *item, now time.Time) (sto
 	it.row.Revocability = string(it.cred.Revocability)
 	it.row.Renewable = it.cred.Renewable
 	it.row.ExpiresAt = it.cred.Expires
-	if it.login != nil {
-		it.row.DiesBy = earliest(it.row.DiesBy, it.cred.Expires)
-	} else if !it.cred.Expires.IsZero() {
-		it.row.DiesBy = it.cred.Expires
-	}
+	if it.cred.Revocability != providers.Expires || !it.cred.Expires.IsZero() {
+		var login store.Lease
+		if it.login != nil {
+			login = it.login.row
+		}
+		it.row.DiesBy = e.boundOf(session, it.row, login.ExpiresAt, it.cred.Expires)
+	} // else the intent's bound is all there is
 	return store.Change{
 		Lease: it.row.ID, From: []store.State{store.Issuing}, Handle: sealed,
 		Revocability: it.row.Revocability, Renewable: &it.row.Renewable,
-		ExpiresAt: it.row.ExpiresAt, DiesBy: it.row.DiesBy, NextAt: nextDue(it.row, now, e.canRenew(it.row)),
+		ExpiresAt: it.row.ExpiresAt, DiesBy: it.row.DiesBy, Endless: it.row.DiesBy.IsZero(), NextAt: e.nextDue(session, it.row, now),
 	}, nil
-}
-
-func (e *Engine) canRenew(row store.Lease) bool {
-	p, ok := e.cfg.Provider(row.Provider)
-	if !ok || !row.Renewable {
-		return false
-	}
-	_, ok = p.(providers.Renewer)
-	return ok
-}
-
-// rollBack ends what a failed request made. Rows whose session ended in the
-// meantime have been moved already, and give a conflict here.
-func (e *Engine) rollBack(ctx context.Context, p *plan) {
-	now := e.cfg.Now()
-	var changes []store.Change
-	add := func(c store.Change, event string, row store.Lease, reason string) {
-		c.Lease = row.ID
-		c.From = []store.State{store.Intent, store.Issuing, store.Active}
-		c.Entries = []store.Entry{e.entry(event, row, p.req.RequestID, reason)}
-		changes = append(changes, c)
-	}
-	for _, it := range p.items {
-		revocability := providers.Revocability(it.row.Revocability)
-		called := it.cred != nil || it.err != nil
-		switch {
-		case !called || (it.cred == nil && providers.Void(it.err)):
-			add(store.Change{To: store.Void}, "lease.void", it.row, class(it.err))
-		case it.cred != nil && it.cred.Revocability == providers.Static:
-			add(store.Change{To: store.Void}, "lease.void", it.row, "rolled_back")
-		case it.cred != nil:
-			c, err := e.issuedChange(ctx, it, now)
-			if err != nil {
-				e.cfg.Log.ErrorContext(ctx, "sealing a handle", "lease", it.row.ID, "err", err)
-			}
-			c.To, c.NextAt = store.Revoking, now
-			if it.cred.Revocability == providers.Expires {
-				c.To, c.NextAt = store.Expiring, it.row.DiesBy
-			}
-			add(c, "lease."+string(c.To), it.row, "rolled_back")
-		case revocability == providers.Static:
-			add(store.Change{To: store.Void}, "lease.void", it.row, class(it.err))
-		case revocability == providers.Expires:
-			add(store.Change{To: store.Expiring, NextAt: it.row.DiesBy}, "lease.expiring", it.row, class(it.err))
-		default:
-			add(store.Change{To: store.Revoking, NextAt: now}, "lease.revoking", it.row, class(it.err))
-		}
-	}
-	for _, lg := range p.logins {
-		switch {
-		case !lg.fresh:
-		case lg.err != nil && providers.Void(lg.err):
-			add(store.Change{To: store.Void}, "login.void", lg.row, class(lg.err))
-		case lg.handle.Len() == 0:
-			add(store.Change{To: store.Expiring, NextAt: lg.row.DiesBy}, "login.expiring", lg.row, class(lg.err))
-		default:
-			sealed, err := e.sealHandle(ctx, lg.row.ID, lg.handle)
-			if err != nil {
-				e.cfg.Log.ErrorContext(ctx, "sealing a handle", "lease", lg.row.ID, "err", err)
-			}
-			add(store.Change{To: store.Revoking, NextAt: now, Handle: sealed}, "login.revoking", lg.row, "rolled_back")
-		}
-	}
-	if err := e.advance(ctx, changes); err != nil && !errors.Is(err, store.ErrEnded) && !errors.Is(err, store.ErrConflict) {
-		// The rows stay as they are and are noticed when their time comes.
-		e.cfg.Log.ErrorContext(ctx, "recording a roll-back", "session", p.req.Session.ID, "err", err)
-	}
-	e.Wake()
 }
 
 // advance applies the changes and returns the first refusal.
@@ -486,38 +576,6 @@ func class(err error) string {
 	default:
 		return "provider_unavailable"
 	}
-}
-
-func timeToLive(def Definition, s store.Session, now time.Time) time.Duration {
-	left := s.HardEnd.Sub(now)
-	ttl := def.TTL
-	if ttl == 0 {
-		ttl = DefaultTTL
-		if def.Provides.Revocability() == providers.Expires {
-			ttl = left
-		}
-	}
-	if def.MaxTTL != 0 {
-		ttl = min(ttl, def.MaxTTL)
-	}
-	return max(min(ttl, left, providers.MaxTTL), time.Second)
-}
-
-func endsAt(def Definition, s store.Session, now time.Time) time.Time {
-	if def.MaxTTL == 0 {
-		return s.HardEnd
-	}
-	return earliest(s.HardEnd, now.Add(def.MaxTTL))
-}
-
-// nextDue is when work on an active row is due: its end, or a renewal after
-// two thirds of what is left.
-func nextDue(row store.Lease, now time.Time, renew bool) time.Time {
-	end := earliest(row.ExpiresAt, row.EndsAt)
-	if renew && !row.ExpiresAt.IsZero() && row.ExpiresAt.Before(row.EndsAt) {
-		return now.Add(row.ExpiresAt.Sub(now) * 2 / 3)
-	}
-	return end
 }
 
 func batchKey(req Request) string {

@@ -472,10 +472,16 @@ func TestLeasesThatFitNoAnswerAreRolledBack(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	s := r.session()
-	r.back.size = 9 << 20
-	_, err := r.engine.Issue(t.Context(), r.request(s, r.def("a", providers.Revocable), r.def("b", providers.Revocable)))
-	if f, ok := errors.AsType[*lease.Failure](err); !ok || f.Lease != "b" || !errors.Is(err, providers.ErrMalformed) {
-		t.Errorf("Issue() = %v, want a Failure of b", err)
+	r.back.size = 7 << 19
+	var defs []lease.Definition
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		d := r.def(name, providers.Revocable)
+		d.Env[0].File = true // the environment has a bound of its own
+		defs = append(defs, d)
 	}
-	r.settle(r.engine, s, "a=revoked b=revoked login=revoked")
+	_, err := r.engine.Issue(t.Context(), r.request(s, defs...))
+	if f, ok := errors.AsType[*lease.Failure](err); !ok || f.Lease != "e" || !errors.Is(err, providers.ErrMalformed) {
+		t.Errorf("Issue() = %v, want a Failure of e", err)
+	}
+	r.settle(r.engine, s, "a=revoked b=revoked c=revoked d=revoked e=revoked login=revoked")
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/runenv/action/broker/lease"
 	"github.com/runenv/action/broker/seal"
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/broker/store/sqlite"
 	"github.com/runenv/action/providers"
@@ -111,6 +112,8 @@ func (b *backEnd) Login(ctx context.Context, req providers.LoginRequest) (*provi
 	b.logins[id] = true
 	return &providers.Login{Handle: secret.FromString(id), Expires: b.now().Add(providers.LoginTTL)}, nil
 }
+
+func (*backEnd) LoginTTL() time.Duration { return providers.LoginTTL }
 
 func (b *backEnd) RenewLogin(ctx context.Context, login secret.Value) (time.Time, error) {
 	if err := b.call(ctx, "renew-login", string(login.Reveal())); err != nil {
@@ -242,7 +245,7 @@ func (r *rig) newEngine() *lease.Engine {
 func (r *rig) def(name string, kind providers.Revocability) lease.Definition {
 	return lease.Definition{
 		Name: name, ProviderName: "back", Provider: r.back, Provides: def{name, kind},
-		Env: []lease.EnvVar{{Name: strings.ToUpper(name), Field: "value", Mask: true}},
+		Env: []shape.Var{{Name: strings.ToUpper(name), Field: "value", Mask: true}},
 		TTL: 15 * time.Minute, MaxTTL: time.Hour,
 	}
 }

@@ -187,18 +187,27 @@ func (e *Engine) dueActive(ctx context.Context, s store.Session, row store.Lease
 	case expired:
 		reason = "renewal_unknown"
 	}
+	tell := false
 	switch {
-	case expired && !now.Before(row.DiesBy):
+	case expired && !row.DiesBy.IsZero() && !now.Before(row.DiesBy):
 		c.To = store.Expired
 		c.Entries = []store.Entry{e.entry(kind(row)+"expired", row, "", "")}
 	case expired || capped || !s.Live(now):
 		c.To, c.NextAt = over(row, now)
 		c.Entries = []store.Entry{e.entry(kind(row)+string(c.To), row, "", reason)}
+	case e.renews(row):
+		c, tell = e.renewDue(ctx, s, row, c)
 	default:
-		c = e.renewDue(ctx, s, row, c)
+		// Nobody lengthens it.
+		c.To, c.NeedsLive, c.NextAt, tell = store.Active, true, end(row), foretells(s, row)
+		c.Else, _ = over(row, now)
+		c.ElseEntries = []store.Entry{e.entry(kind(row)+string(c.Else), row, "", "session_ended")}
 	}
 	e.record(ctx, []store.Change{c})
-	if c.To == store.Expired && row.IsLogin {
+	if tell {
+		e.cfg.Notify(Event{Session: s.ID, Lease: &row, Expiring: true})
+	}
+	if c.To == store.Expired && row.IsLogin && row.Revocability == string(providers.Revocable) {
 		// What was made under it died with it.
 		if rows, err := e.cfg.Store.Leases(ctx, row.Session); err == nil {
 			e.record(ctx, e.under(rows, row, store.Expired, "with_login"))
@@ -206,7 +215,9 @@ func (e *Engine) dueActive(ctx context.Context, s store.Session, row store.Lease
 	}
 }
 
-func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease, c store.Change) store.Change {
+// renewDue renews. tell: the client is to be told that nobody could, and nobody
+// will.
+func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease, c store.Change) (_ store.Change, tell bool) {
 	kind := kind(row)
 	c.To, c.NeedsLive = store.Active, true
 	c.Else, _ = over(row, e.cfg.Now())
@@ -215,9 +226,14 @@ func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease,
 	c.Epoch = renewed.Epoch
 	now := e.cfg.Now()
 	switch {
+	case err == nil && !renewed.ExpiresAt.After(row.ExpiresAt.Add(leastGain)):
+		// The back end's own maximum is reached.
+		c.ExpiresAt, c.DiesBy = renewed.ExpiresAt, renewed.DiesBy
+		c.NextAt, tell = end(renewed), foretells(s, renewed)
+		c.Entries = []store.Entry{e.entry(kind+"not_renewed", renewed, "", "provider_maximum")}
 	case err == nil:
 		c.ExpiresAt, c.DiesBy = renewed.ExpiresAt, renewed.DiesBy
-		c.NextAt = nextDue(renewed, now, true)
+		c.NextAt = e.nextDue(s, renewed, now)
 		c.Entries = []store.Entry{e.entry(kind+"renewed", renewed, "", "")}
 		if !row.IsLogin {
 			e.cfg.Notify(Event{Session: s.ID, Lease: &renewed})
@@ -225,7 +241,7 @@ func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease,
 	case errors.Is(err, errNotRenewed) || providers.Void(err):
 		// It lives on to its present end.
 		c.DiesBy = row.DiesBy
-		c.NextAt = earliest(row.ExpiresAt, row.EndsAt)
+		c.NextAt, tell = end(row), foretells(s, row)
 		c.Entries = []store.Entry{e.entry(kind+"not_renewed", row, "", class(err))}
 		e.cfg.Log.WarnContext(ctx, "a lease isn't renewed", "lease", row.ID, "name", row.Name, "expires_at", row.ExpiresAt, "err", err)
 	default:
@@ -234,8 +250,12 @@ func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease,
 		c.Entries = []store.Entry{e.entry(kind+"not_renewed", row, "", class(err))}
 		e.cfg.Log.WarnContext(ctx, "renewing failed", "lease", row.ID, "name", row.Name, "attempts", c.Attempts, "err", err)
 	}
-	return c
+	return c, tell
 }
+
+// leastGain is what a renewal adds at least unless the back end's own maximum
+// is reached: times at back ends are whole seconds.
+const leastGain = 2 * time.Second
 
 // errNotRenewed: today's policy, or the kind of credential, forbids it.
 var errNotRenewed = errors.New("not renewed")
@@ -244,9 +264,9 @@ var errNotRenewed = errors.New("not renewed")
 // renewed by ttl, before the back end is asked: should the answer get lost, the
 // row says no less than what is true. It gives up the claim, and returns the
 // row as it is then.
-func (e *Engine) foresee(ctx context.Context, s store.Session, row store.Lease, ttl time.Duration) (store.Lease, error) {
+func (e *Engine) foresee(ctx context.Context, s store.Session, row store.Lease, login time.Time, ttl time.Duration) (store.Lease, error) {
 	now := e.cfg.Now()
-	diesBy := boundOf(s, row, now.Add(revokeTimeout+ttl))
+	diesBy := e.boundOf(s, row, login, now.Add(revokeTimeout+ttl))
 	if !diesBy.After(row.DiesBy) {
 		return row, nil
 	}
@@ -263,16 +283,6 @@ func (e *Engine) foresee(ctx context.Context, s store.Session, row store.Lease, 
 	}
 	row.DiesBy, row.NextAt, row.Epoch = diesBy, next, 0
 	return row, nil
-}
-
-// boundOf is the bound of a credential's life that expires lowers: what was
-// made under a login ends with it, and no login is renewed past its session's
-// hard end.
-func boundOf(s store.Session, row store.Lease, expires time.Time) time.Time {
-	if row.Login == "" {
-		return expires
-	}
-	return earliest(expires, s.HardEnd.Add(providers.LoginTTL))
 }
 
 // renew asks the back end and returns the row with its new times. After an
@@ -293,12 +303,16 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (s
 		if !ok {
 			return row, errNotRenewed
 		}
-		if row, err = e.foresee(ctx, s, row, providers.LoginTTL); err != nil {
+		ttl := p.(providers.Loginer).LoginTTL()
+		if row, err = e.foresee(ctx, s, row, time.Time{}, ttl); err != nil {
 			return row, err
 		}
 		expires, err := e.lengthenLogin(ctx, loginer, row.Provider, handle)
 		if err != nil {
 			return row, err
+		}
+		if expires.IsZero() {
+			expires = e.cfg.Now().Add(ttl)
 		}
 		row.ExpiresAt, row.DiesBy = expires, expires
 		return row, nil
@@ -312,11 +326,12 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (s
 		return row, fmt.Errorf("today's policy: %w: %w", err, errNotRenewed)
 	}
 	login := e.loginHandles(ctx, s.ID)[row.Login]
+	shortest, _ := boundsOf(def)
 	ttl := min(timeToLive(def, s, e.cfg.Now()), row.EndsAt.Sub(e.cfg.Now()))
-	if ttl <= 0 {
+	if ttl < shortest {
 		return row, errNotRenewed
 	}
-	if row, err = e.foresee(ctx, s, row, ttl); err != nil {
+	if row, err = e.foresee(ctx, s, row, login.expires, ttl); err != nil {
 		return row, err
 	}
 	expires, err := e.lengthen(ctx, renewer, row.Provider, handle, login.handle, ttl)
@@ -324,7 +339,11 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (s
 		return row, err
 	}
 	row.PolicyDigest = digest
-	row.ExpiresAt, row.DiesBy = expires, boundOf(s, row, expires)
+	if expires.IsZero() {
+		// It is never lengthened for ever: what was asked for is what is known.
+		return row, fmt.Errorf("%w: a renewal without an expiry", providers.ErrMalformed)
+	}
+	row.ExpiresAt, row.DiesBy = expires, e.boundOf(s, row, login.expires, expires)
 	return row, nil
 }
 
@@ -358,7 +377,7 @@ func (e *Engine) Renew(ctx context.Context, s store.Session, row store.Lease, re
 		}
 		return row, &Failure{Lease: row.Name, Err: err}
 	}
-	renewed.NextAt = nextDue(renewed, e.cfg.Now(), true)
+	renewed.NextAt = e.nextDue(s, renewed, e.cfg.Now())
 	orElse, _ := over(row, e.cfg.Now())
 	err = e.advance(ctx, []store.Change{{
 		Lease: row.ID, From: []store.State{store.Active}, To: store.Active,

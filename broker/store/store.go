@@ -121,14 +121,17 @@ type Lease struct {
 	// idempotency key and body; "" without a key.
 	Batch        string
 	PolicyDigest string
+	// ReplacedBy is the id of the lease that stands in for this one, which
+	// lives on to its own end; "" for none.
+	ReplacedBy string
 
 	CreatedAt time.Time
 	// ExpiresAt is when the back end ends it by itself, and EndsAt when the
 	// broker ends it at the latest; zero: no such time.
 	ExpiresAt, EndsAt time.Time
 	// DiesBy bounds the credential's life whatever happens to the broker:
-	// written with the intent, lowered when known better. Zero: unknown (a
-	// static value).
+	// written with the intent, lowered when known better. Zero: there is none
+	// (a static value, and what lives until the back end is told to end it).
 	DiesBy time.Time
 
 	// NextAt is when work on the row is due; zero: none.
@@ -191,12 +194,18 @@ type Created struct {
 // An Intended is what Intend makes durable.
 type Intended struct {
 	Session string
-	Proof   Proof   // zero: the request's proof was counted before
-	Leases  []Lease // Intent or Issuing; NextAt set, so that a crash is noticed
-	Batch   string  // see Lease.Batch: leases of an earlier request with the same one become due for revocation
-	// Limit is the number of leases of the session that are neither logins
-	// nor terminal, these included. Leases that this verb sends to revocation
-	// don't count.
+	Proof   Proof // zero: the request's proof was counted before
+	// Leases begin as Intent or Issuing, with NextAt set, so that a crash is
+	// noticed; or as Disclosed, a stored value that is handed out at once, of
+	// which an entry says so.
+	Leases []Lease
+	Batch  string // see Lease.Batch: leases of an earlier request with the same one become due for revocation
+	// Replaces are ids of leases that these are to stand in for, which
+	// Change.Replaces makes come true.
+	Replaces []string
+	// Limit is the number of leases of the session that are neither logins,
+	// nor terminal, nor replaced, these included. Leases that this verb sends
+	// to revocation and those in Replaces don't count.
 	Limit   int
 	Entries []Entry
 }
@@ -216,6 +225,12 @@ type Change struct {
 	Revocability              string
 	Renewable                 *bool
 	ExpiresAt, EndsAt, DiesBy time.Time
+	// Endless: no time ends it. The row's ExpiresAt and DiesBy become zero.
+	Endless bool
+	// Replaces are ids of leases that the row stands in for from now on. Each
+	// must be of its session, Active, no login, and replaced by none but an
+	// earlier request of the row's own Batch; otherwise ErrConflict.
+	Replaces []string
 	// NextAt always replaces the row's; zero: no more work. The claim is
 	// given up.
 	NextAt   time.Time
@@ -289,7 +304,8 @@ type Store interface {
 	NextDue(ctx context.Context) (time.Time, error)
 
 	// Intend records the intents of one request, all or none. ErrEnded,
-	// ErrLimit, ErrProofReplayed, ErrNotFound. Leases of an earlier request with
+	// ErrLimit, ErrProofReplayed, ErrNotFound; ErrConflict for a lease in
+	// Replaces that can't be replaced, see Change.Replaces. Leases of an earlier request with
 	// the same Batch go the way of an ended session's; an Issuing one stays.
 	Intend(ctx context.Context, now time.Time, in Intended) error
 	// Advance moves leases, one after the other. The slice has one result a

@@ -23,6 +23,7 @@ import (
 	"github.com/runenv/action/broker/issuer"
 	"github.com/runenv/action/broker/lease"
 	"github.com/runenv/action/broker/seal"
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/broker/store/sqlite"
 	"github.com/runenv/action/providers"
@@ -111,7 +112,7 @@ func open(file *config.File, m mode, now func() time.Time, log *slog.Logger) (*o
 			TTL: entry.TTL, MaxTTL: entry.MaxTTL,
 		}
 		for _, v := range entry.Env {
-			def.Env = append(def.Env, lease.EnvVar{Name: v.Name, Field: v.Field, Mask: v.Mask, Optional: v.Optional, Default: v.Default})
+			def.Env = append(def.Env, shape.Var{Name: v.Name, Field: v.Field, Mask: v.Mask, Optional: v.Optional, Default: v.Default})
 		}
 		out.definitions[entry.Name] = def
 		for grant := range file.Compiled.Grants(entry.Name) {

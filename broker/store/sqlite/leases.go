@@ -13,7 +13,7 @@ import (
 
 const (
 	leaseColumns = `id, session, login, is_login, name, provider, revocability, renewable, state, marker, handle, batch,
-	policy_digest, created_at, expires_at, ends_at, dies_by, next_at, attempts, claimed_by, claimed_until, epoch`
+	policy_digest, replaced_by, created_at, expires_at, ends_at, dies_by, next_at, attempts, claimed_by, claimed_until, epoch`
 
 	notTerminal = `state NOT IN ('revoked', 'expired', 'disclosed', 'void')`
 )
@@ -22,9 +22,9 @@ func toLease(r row) store.Lease {
 	return store.Lease{
 		ID: r.text(0), Session: r.text(1), Login: r.text(2), IsLogin: r.bool(3), Name: r.text(4), Provider: r.text(5),
 		Revocability: r.text(6), Renewable: r.bool(7), State: store.State(r.text(8)), Marker: r.text(9),
-		Handle: r.bytes(10), Batch: r.text(11), PolicyDigest: r.text(12), CreatedAt: r.time(13),
-		ExpiresAt: r.time(14), EndsAt: r.time(15), DiesBy: r.time(16), NextAt: r.time(17), Attempts: r.int(18),
-		ClaimedBy: r.text(19), ClaimedUntil: r.time(20), Epoch: r.int64(21),
+		Handle: r.bytes(10), Batch: r.text(11), PolicyDigest: r.text(12), ReplacedBy: r.text(13), CreatedAt: r.time(14),
+		ExpiresAt: r.time(15), EndsAt: r.time(16), DiesBy: r.time(17), NextAt: r.time(18), Attempts: r.int(19),
+		ClaimedBy: r.text(20), ClaimedUntil: r.time(21), Epoch: r.int64(22),
 	}
 }
 
@@ -76,6 +76,12 @@ func (s *Store) Intend(ctx context.Context, now time.Time, in store.Intended) er
 			return errors.New("a lease needs an id and a provider")
 		case l.Session != "" && l.Session != in.Session:
 			return fmt.Errorf("lease %s is of another session", l.ID)
+		case l.ReplacedBy != "":
+			return fmt.Errorf("lease %s is replaced before it begins", l.ID)
+		case l.State == store.Disclosed:
+			if !l.NextAt.IsZero() || !slices.ContainsFunc(in.Entries, func(e store.Entry) bool { return e.Lease == l.ID }) {
+				return fmt.Errorf("lease %s can't be disclosed with work left or without an audit entry", l.ID)
+			}
 		case l.State != store.Intent && l.State != store.Issuing:
 			return fmt.Errorf("lease %s can't begin as %q", l.ID, l.State)
 		case l.NextAt.IsZero():
@@ -95,6 +101,9 @@ func intend(c *conn, now time.Time, in store.Intended) error {
 			return err
 		}
 	}
+	if err := replaceable(c, in.Session, in.Batch, in.Replaces); err != nil {
+		return err
+	}
 	// Leases of the request that this one repeats are on their way out and
 	// don't count; those of repeats before it still do, so that repeating
 	// doesn't get around the limit.
@@ -103,13 +112,15 @@ func intend(c *conn, now time.Time, in store.Intended) error {
 		return err
 	}
 	count := 0
-	var replaced []store.Lease
+	var repeated []store.Lease
 	for _, l := range held {
 		if in.Batch != "" && l.Batch == in.Batch && wayOut(&l, now) {
-			replaced = append(replaced, l)
+			repeated = append(repeated, l)
 			continue
 		}
-		count++
+		if l.ReplacedBy == "" && !slices.Contains(in.Replaces, l.ID) {
+			count++
+		}
 	}
 	for _, l := range in.Leases {
 		if !l.IsLogin {
@@ -125,7 +136,7 @@ func intend(c *conn, now time.Time, in store.Intended) error {
 			return err
 		}
 	}
-	for _, l := range replaced {
+	for _, l := range repeated {
 		if err := c.exec("UPDATE leases SET state = ?, next_at = ?, attempts = 0, claimed_by = '', claimed_until = NULL WHERE id = ?",
 			string(l.State), l.NextAt, l.ID); err != nil {
 			return err
@@ -136,13 +147,30 @@ func intend(c *conn, now time.Time, in store.Intended) error {
 		if l.IsLogin {
 			batch = "" // a login outlives the request that needed it first
 		}
-		if err := c.exec("INSERT INTO leases ("+leaseColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		if err := c.exec("INSERT INTO leases ("+leaseColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 			l.ID, in.Session, l.Login, l.IsLogin, l.Name, l.Provider, l.Revocability, l.Renewable, string(l.State), l.Marker,
-			nil, batch, l.PolicyDigest, orNow(l.CreatedAt, now), l.ExpiresAt, l.EndsAt, l.DiesBy, l.NextAt, l.Attempts, "", nil, 0); err != nil {
+			nil, batch, l.PolicyDigest, "", orNow(l.CreatedAt, now), l.ExpiresAt, l.EndsAt, l.DiesBy, l.NextAt, l.Attempts, "", nil, 0); err != nil {
 			return err
 		}
 	}
 	return record(c, in.Entries)
+}
+
+// replaceable says whether each of the leases can be replaced by one of batch.
+func replaceable(c *conn, session, batch string, ids []string) error {
+	for _, id := range ids {
+		r, err := c.one(`SELECT l.session, l.is_login, l.state, l.replaced_by, coalesce(n.batch, '')
+			FROM leases l LEFT JOIN leases n ON n.id = l.replaced_by WHERE l.id = ?`, id)
+		switch {
+		case err != nil:
+			return err
+		case r == nil || r.text(0) != session || r.bool(1) || store.State(r.text(2)) != store.Active:
+			return store.ErrConflict
+		case r.text(3) != "" && (batch == "" || r.text(4) != batch):
+			return store.ErrConflict
+		}
+	}
+	return nil
 }
 
 // Advance implements [store.Store].
@@ -182,6 +210,9 @@ func checkChange(ch store.Change) error {
 	default:
 		return fmt.Errorf("no change leads to %q", ch.To)
 	}
+	if ch.Endless && !(ch.ExpiresAt.IsZero() && ch.DiesBy.IsZero()) {
+		return errors.New("what ends by itself isn't endless")
+	}
 	switch ch.Else {
 	case "", store.Revoking, store.Expiring, store.Irrevocable, store.Revoked, store.Expired, store.Void:
 	default:
@@ -193,7 +224,7 @@ func checkChange(ch store.Change) error {
 // advance makes one change. A result that isn't a fault is the row's; the row
 // was changed only if it is nil, or ErrEnded with an Else.
 func advance(c *conn, now time.Time, ch store.Change) error {
-	r, err := c.one("SELECT state, epoch, claimed_by, session FROM leases WHERE id = ?", ch.Lease)
+	r, err := c.one("SELECT state, epoch, claimed_by, session, batch FROM leases WHERE id = ?", ch.Lease)
 	if err != nil {
 		return err
 	}
@@ -225,6 +256,16 @@ func advance(c *conn, now time.Time, ch store.Change) error {
 	if to.Terminal() {
 		next = time.Time{}
 	}
+	if result == nil {
+		if err := replaceable(c, r.text(3), r.text(4), ch.Replaces); err != nil {
+			return err
+		}
+		for _, id := range ch.Replaces {
+			if err := c.exec("UPDATE leases SET replaced_by = ? WHERE id = ?", ch.Lease, id); err != nil {
+				return err
+			}
+		}
+	}
 	var revocability, renewable any
 	if ch.Revocability != "" {
 		revocability = ch.Revocability
@@ -233,9 +274,9 @@ func advance(c *conn, now time.Time, ch store.Change) error {
 		renewable = *ch.Renewable
 	}
 	if err := c.exec(`UPDATE leases SET state = ?, handle = coalesce(?, handle), revocability = coalesce(?, revocability),
-		renewable = coalesce(?, renewable), expires_at = coalesce(?, expires_at), ends_at = coalesce(?, ends_at),
-		dies_by = coalesce(?, dies_by), next_at = ?, attempts = ?, claimed_by = '', claimed_until = NULL WHERE id = ?`,
-		string(to), ch.Handle, revocability, renewable, ch.ExpiresAt, ch.EndsAt, ch.DiesBy, next, attempts, ch.Lease); err != nil {
+		renewable = coalesce(?, renewable), expires_at = iif(?, NULL, coalesce(?, expires_at)), ends_at = coalesce(?, ends_at),
+		dies_by = iif(?, NULL, coalesce(?, dies_by)), next_at = ?, attempts = ?, claimed_by = '', claimed_until = NULL WHERE id = ?`,
+		string(to), ch.Handle, revocability, renewable, ch.Endless, ch.ExpiresAt, ch.EndsAt, ch.Endless, ch.DiesBy, next, attempts, ch.Lease); err != nil {
 		return err
 	}
 	if err := record(c, entries); err != nil {

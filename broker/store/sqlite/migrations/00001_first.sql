@@ -51,6 +51,7 @@ CREATE TABLE leases (
 	handle        BLOB,
 	batch         TEXT NOT NULL,
 	policy_digest TEXT NOT NULL,
+	replaced_by   TEXT NOT NULL,
 	created_at    INTEGER NOT NULL,
 	expires_at    INTEGER,
 	ends_at       INTEGER,

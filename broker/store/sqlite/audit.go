@@ -29,7 +29,10 @@ func record(c *conn, entries []store.Entry) error {
 
 // Record implements [store.AuditStore].
 func (s *Store) Record(ctx context.Context, now time.Time, entries []store.Entry) error {
-	return s.write(ctx, now, func(c *conn) error { return record(c, entries) })
+	if s.readOnly && s.writer == nil {
+		return errReadOnly
+	}
+	return s.change(ctx, now, func(c *conn) error { return record(c, entries) })
 }
 
 const loggedColumns = "e.event, e.request, e.session, e.lease, e.body, e.row"

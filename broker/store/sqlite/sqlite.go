@@ -84,13 +84,16 @@ type Config struct {
 	// ReadOnly is for tools that look into a store beside its running broker:
 	// it takes no lock, migrates nothing and refuses every change.
 	ReadOnly bool
+	// Beside is ReadOnly for tools that besides add to the audit log what they
+	// do ([Store.Record]). A running broker's log takes it up.
+	Beside bool
 	// Log is told of migrations. Default: nobody is.
 	Log *slog.Logger
 }
 
 // A Store is a [store.Store] in SQLite.
 type Store struct {
-	readOnly  bool
+	readOnly  bool // but for Record, if there is a writer
 	highWater atomic.Int64 // microseconds
 	lock      *os.File
 
@@ -112,7 +115,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	s := &Store{
-		readOnly: cfg.ReadOnly,
+		readOnly: cfg.ReadOnly || cfg.Beside,
 		jobs:     make(chan *job, queueLength),
 		closing:  make(chan struct{}),
 		closed:   make(chan struct{}),
@@ -121,12 +124,15 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	switch {
 	case cfg.Path == "":
 		err = errors.New("no path")
-	case cfg.Path == Memory && cfg.ReadOnly:
+	case cfg.Path == Memory && s.readOnly:
 		err = errors.New("a store in memory can't be looked into from outside")
 	case cfg.Path == Memory:
 		s.writer, err = openMemory(ctx, log)
 	default:
 		err = s.openFile(ctx, cfg.Path, log)
+	}
+	if err == nil && cfg.Beside {
+		err = s.openBeside(ctx, cfg.Path)
 	}
 	if err == nil && s.writer != nil {
 		err = s.loadHighWater(s.writer)
@@ -191,6 +197,28 @@ func (s *Store) openFile(ctx context.Context, path string, log *slog.Logger) err
 		}
 	}
 	return damaged(s.connectAll(ctx, fileDSN(path), log))
+}
+
+// openBeside adds a writer to a file that another process may write to.
+func (s *Store) openBeside(ctx context.Context, path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	if s.writer, err = connect(ctx, fileDSN(path), "busy_timeout=5000", "temp_store=MEMORY", "synchronous=FULL", "fullfsync=1"); err != nil {
+		return err
+	}
+	version, err := s.writer.one("PRAGMA user_version")
+	if err != nil {
+		return err
+	}
+	if v := version.int64(0); v != schemaVersion {
+		return &hinted{
+			fmt.Sprintf("the file was written by an older runenv-broker (schema %d, this one knows %d)", v, schemaVersion),
+			"start the newer runenv-broker once: it brings the file up to date",
+		}
+	}
+	return nil
 }
 
 // connectAll opens the connections to a file, brings its schema up to date,

@@ -42,6 +42,11 @@ func (s *Store) write(ctx context.Context, now time.Time, run func(*conn) error)
 	if s.readOnly {
 		return errReadOnly
 	}
+	return s.change(ctx, now, run)
+}
+
+// change is write, also in a store that takes no more than records.
+func (s *Store) change(ctx context.Context, now time.Time, run func(*conn) error) error {
 	if now.IsZero() {
 		return errors.New("a verb needs the time")
 	}

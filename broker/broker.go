@@ -29,6 +29,7 @@ import (
 	"github.com/runenv/action/broker/seal"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/ref"
 )
 
 const (
@@ -46,14 +47,19 @@ const (
 )
 
 // Features are what discovery announces beyond the base.
-var features = []string{"dpop", "heartbeat", "watch", "renew"}
+var features = []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces"}
 
 // Rules are what the broker's file says, compiled. They are swapped whole when
 // the file is loaded again.
 type Rules struct {
 	Policy      *policy.Policy
 	Definitions map[string]lease.Definition
-	Verifier    *identity.Verifier // of the issuers
+	// Reference is the definition of what r, which has no field, names for a
+	// role and a job's variables; its Name, Env and Sole are set by the broker.
+	// Its error wraps [ErrNotGranted], or else the reference can't be used. Nil:
+	// no role grants any.
+	Reference func(role *policy.Role, vars providers.Vars, r ref.Ref) (lease.Definition, error)
+	Verifier  *identity.Verifier // of the issuers
 }
 
 func (r *Rules) complete() bool { return r != nil && r.Policy != nil && r.Verifier != nil }

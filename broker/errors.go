@@ -14,6 +14,10 @@ import (
 	"github.com/runenv/action/providers"
 )
 
+// maxMissing bounds how much of what a credential lacks a caller is told, in
+// bytes.
+const maxMissing = 4 << 10
+
 // handler serves one call and returns its refusal, which call writes.
 type handler func(w http.ResponseWriter, r *http.Request, request string) error
 
@@ -92,6 +96,16 @@ func toAPI(err error) *api.Error {
 		answer.Lease = f.Lease
 		return answer
 	}
+	if m, ok := errors.AsType[*lease.MissingError](err); ok {
+		// Names of fields are the operator's words, or the caller's own.
+		return &api.Error{
+			Status: http.StatusBadGateway, Code: api.CodeProviderNotFound, Lease: m.Leases[0].Lease,
+			Description: "the back end has no such field: " + printable(m.Error(), maxMissing),
+		}
+	}
+	if c, ok := errors.AsType[*lease.CollisionError](err); ok {
+		return &api.Error{Status: http.StatusBadRequest, Code: api.CodeInvalidRequest, Description: c.Error()}
+	}
 	switch {
 	case errors.Is(err, store.ErrEnded):
 		return &api.Error{Status: http.StatusUnauthorized, Code: api.CodeSessionEnded, Description: "the session has ended"}
@@ -106,6 +120,9 @@ func toAPI(err error) *api.Error {
 }
 
 func providerError(err error) *api.Error {
+	if s, ok := errors.AsType[*lease.ShapeError](err); ok {
+		return &api.Error{Status: http.StatusBadGateway, Code: api.CodeProviderFailed, Description: printable(s.Error(), maxMissing)}
+	}
 	switch {
 	case errors.Is(err, providers.ErrDenied), errors.Is(err, providers.ErrInvalid):
 		return &api.Error{Status: http.StatusBadGateway, Code: api.CodeProviderDenied, Description: "the back end refused; the broker's log says why"}

@@ -193,10 +193,14 @@ func TestP3StoreUnwritable(t *testing.T) {
 				}
 				return
 			}
-			for _, name := range []string{"npm", "db"} {
-				a := s.call(http.MethodPost, api.PathLeases, leaseBody(name))
+			asked := []string{leaseBody("npm", "db"), leaseBody("db")}
+			if verb == "Intend" {
+				asked = append(asked, leaseBody("npm")) // which needs no other
+			}
+			for _, body := range asked {
+				a := s.call(http.MethodPost, api.PathLeases, body)
 				if !a.is(http.StatusInternalServerError, api.CodeServerError) || strings.Contains(string(a.body), "value") {
-					t.Errorf("lease %s = %v, want 500 and no value", name, a)
+					t.Errorf("lease %s = %v, want 500 and no value", body, a)
 				}
 			}
 			r.store.fail()
@@ -242,7 +246,7 @@ func TestDiscovery(t *testing.T) {
 	if err := json.Unmarshal(a.body, &d); err != nil || a.status != http.StatusOK {
 		t.Fatalf("discovery = %v (%v)", a, err)
 	}
-	want := api.Discovery{Issuer: r.url, TokenEndpoint: r.url + api.PathToken, Version: "test", Features: []string{"dpop", "heartbeat", "watch", "renew"}, AuditKey: d.AuditKey}
+	want := api.Discovery{Issuer: r.url, TokenEndpoint: r.url + api.PathToken, Version: "test", Features: []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces"}, AuditKey: d.AuditKey}
 	if diff := cmp.Diff(want, d); diff != "" || !strings.HasPrefix(d.AuditKey, "broker.test+") {
 		t.Errorf("discovery: %s, audit key %q", diff, d.AuditKey)
 	}

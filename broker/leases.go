@@ -2,11 +2,11 @@ package broker
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/broker/audit"
@@ -34,26 +34,36 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, request string) e
 		return badRequest("the body isn't a lease request", err)
 	}
 	key := r.Header.Get(api.HeaderIdempotency)
-	switch {
-	case len(in.Leases) > api.MaxLeaseNames:
-		return badRequest("too many leases", nil)
-	case len(key) > maxIdempotencyKey:
+	if len(key) > maxIdempotencyKey {
 		return badRequest("the Idempotency-Key is too long", nil)
 	}
-	for i, name := range in.Leases {
-		if slices.Contains(in.Leases[:i], name) {
-			return badRequest("a lease stands twice", nil)
-		}
+	asked, err := wanted(in)
+	if err != nil {
+		return err
 	}
-	g, err := b.authorise(s, in.Leases)
+	g, err := b.authorise(s, asked)
 	if err != nil {
 		return b.refuseLeases(r, request, s, g, err)
+	}
+	if name := collision(g.definitions); name != "" {
+		return b.refuseLeases(r, request, s, g, &lease.CollisionError{Variable: name})
+	}
+	for _, id := range in.Replaces {
+		if _, err := b.own(r.Context(), s, id); err != nil {
+			return err
+		}
 	}
 	issued, err := b.engine.Issue(r.Context(), lease.Request{
 		Session: s, Definitions: g.definitions, Vars: g.Vars, Proof: proof,
 		IdempotencyKey: key, Body: body, Limit: g.Role.Limits.Leases,
-		RequestID: request, PolicyDigest: g.digest,
+		RequestID: request, PolicyDigest: g.digest, Replaces: in.Replaces,
 	})
+	switch {
+	case errors.Is(err, lease.ErrTooSoon):
+		err = refuse(http.StatusConflict, api.CodeInvalidRequest, "a lease can be replaced once half of its life is over", err)
+	case len(in.Replaces) > 0 && errors.Is(err, store.ErrConflict):
+		err = refuse(http.StatusConflict, api.CodeInvalidRequest, "a lease to replace isn't active, or was replaced before", err)
+	}
 	if err != nil {
 		return b.refuseLeases(r, request, s, g, err)
 	}
@@ -88,8 +98,8 @@ func (b *Broker) refuseLeases(r *http.Request, request string, s store.Session, 
 
 // own returns a lease of the session. Unknown ones, other sessions', and
 // logins are all the same.
-func (b *Broker) own(r *http.Request, s store.Session) (store.Lease, error) {
-	row, err := b.cfg.Store.Lease(r.Context(), r.PathValue("id"))
+func (b *Broker) own(ctx context.Context, s store.Session, id string) (store.Lease, error) {
+	row, err := b.cfg.Store.Lease(ctx, id)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return row, errNotFound
@@ -106,20 +116,20 @@ func (b *Broker) renew(w http.ResponseWriter, r *http.Request, request string) e
 	if err != nil {
 		return err
 	}
-	row, err := b.own(r, s)
+	row, err := b.own(r.Context(), s, r.PathValue("id"))
 	if err != nil {
 		return err
 	}
 	if err := b.cfg.Store.UseProof(r.Context(), b.cfg.Now(), proof); err != nil {
 		return err
 	}
-	g, err := b.authorise(s, []string{row.Name})
+	g, err := b.authorise(s, wantedAgain(row.Name))
 	if err != nil {
 		return b.refuseLeases(r, request, s, g, err)
 	}
 	renewed, err := b.engine.Renew(r.Context(), s, row, request)
 	if errors.Is(err, store.ErrConflict) {
-		return refuse(http.StatusConflict, api.CodeInvalidRequest, "this lease can't be renewed", err)
+		return refuse(http.StatusConflict, api.CodeInvalidRequest, "this lease can't be renewed in place; lease it again, with its id in replaces", err)
 	}
 	if err != nil {
 		return b.refuseLeases(r, request, s, g, err)
@@ -132,7 +142,7 @@ func (b *Broker) endLease(w http.ResponseWriter, r *http.Request, request string
 	if err != nil {
 		return err
 	}
-	row, err := b.own(r, s)
+	row, err := b.own(r.Context(), s, r.PathValue("id"))
 	if err != nil {
 		return err
 	}

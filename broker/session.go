@@ -89,9 +89,8 @@ type grant struct {
 }
 
 // authorise says whether today's policy still gives the session its role and
-// those leases (no names: all that the role has), and returns their
-// definitions.
-func (b *Broker) authorise(s store.Session, names []string) (grant, error) {
+// what it wants of it, and returns the definitions.
+func (b *Broker) authorise(s store.Session, w wants) (grant, error) {
 	rules := b.rules.Load()
 	g := grant{digest: rules.Policy.Digest()}
 	id, err := recall(s)
@@ -103,26 +102,35 @@ func (b *Broker) authorise(s store.Session, names []string) (grant, error) {
 	if !d.Allowed {
 		return g, refuse(http.StatusForbidden, api.CodeAccessDenied, "today's policy no longer gives this job this RunEnv role", fmt.Errorf("policy: %s %s", d.Reason, d.Detail))
 	}
-	if len(names) == 0 {
+	names := w.names
+	if len(names) == 0 && len(w.credentials) == 0 {
 		names = d.Role.Leases
 	}
 	for _, name := range names {
 		def, ok := rules.Definitions[name]
 		if !ok || !slices.Contains(d.Role.Leases, name) {
 			return g, &refusal{&api.Error{
-				Status: http.StatusForbidden, Code: api.CodeAccessDenied, Lease: printable(name),
+				Status: http.StatusForbidden, Code: api.CodeAccessDenied, Lease: printable(name, 63),
 				Description: "the RunEnv role doesn't have this lease",
 			}, nil}
+		}
+		g.definitions = append(g.definitions, def)
+	}
+	for _, c := range w.credentials {
+		def, err := rules.reference(g, c)
+		if err != nil {
+			return g, err
 		}
 		g.definitions = append(g.definitions, def)
 	}
 	return g, nil
 }
 
-// printable keeps a name that a caller made up from steering a terminal.
-func printable(name string) string {
-	if len(name) > 63 {
-		name = name[:63]
+// printable keeps a name that a caller made up from steering a terminal. It has
+// at most limit bytes.
+func printable(name string, limit int) string {
+	if len(name) > limit {
+		name = name[:limit]
 	}
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
@@ -134,7 +142,7 @@ func printable(name string) string {
 
 // judge is authorise for the engine's own renewals.
 func (b *Broker) judge(_ context.Context, s store.Session, name string) (lease.Definition, string, error) {
-	g, err := b.authorise(s, []string{name})
+	g, err := b.authorise(s, wantedAgain(name))
 	if err != nil {
 		return lease.Definition{}, "", err
 	}
@@ -184,8 +192,8 @@ func (b *Broker) ending(r *http.Request) (store.Session, string, error) {
 	return s, "end_token", err
 }
 
-// watch holds a stream by which a client hears of renewals and of its
-// session's end, and the broker of the client's death.
+// watch holds a stream by which a client hears of renewals, of leases that near
+// their end, and of its session's end, and the broker of the client's death.
 func (b *Broker) watch(w http.ResponseWriter, r *http.Request, _ string) error {
 	s, _, err := b.holder(r)
 	if err != nil {
@@ -239,7 +247,11 @@ func (b *Broker) watch(w http.ResponseWriter, r *http.Request, _ string) error {
 				return nil
 			}
 			row := wire([]store.Lease{*ev.Lease})[0]
-			if !write(api.Event{Event: api.EventRenewed, Lease: &row}) {
+			what := api.EventRenewed
+			if ev.Expiring {
+				what = api.EventExpiring
+			}
+			if !write(api.Event{Event: what, Lease: &row}) {
 				b.left(s, leave())
 				return nil
 			}

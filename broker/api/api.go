@@ -52,7 +52,8 @@ const (
 	MaxError        = 256 << 10
 )
 
-// MaxLeaseNames bounds the names in one lease request.
+// MaxLeaseNames bounds the names and references in one lease request together,
+// and the leases that it replaces.
 const MaxLeaseNames = 100
 
 // Token answers an exchange. EndToken ends the session and is good for
@@ -74,8 +75,9 @@ type LeaseRequest struct {
 	Leases     []string    `json:"leases"`
 	References []Reference `json:"references,omitempty"`
 	// Replaces are ids of the session's leases that can't be renewed in place
-	// and that these stand in for. They live on to their own end, and no longer
-	// count as the session's.
+	// and that these stand in for: active, past half of their life, and not
+	// replaced yet. They live on to their own end, and no longer count as the
+	// session's.
 	Replaces []string `json:"replaces,omitempty"`
 }
 

@@ -5,7 +5,9 @@ package api
 // canonical reference without its field.
 type Reference struct {
 	Ref string `json:"ref"`
-	// Variable gets the value. One that ends in * is a prefix for the names of
-	// all fields: the whole secret, a variable each.
+	// Variable gets the value: of the field that the reference names, or, if it
+	// names none, of the secret's only field, or all fields as JSON. One that
+	// ends in * is a prefix for the names of all fields: the whole secret, a
+	// variable each.
 	Variable string `json:"variable"`
 }

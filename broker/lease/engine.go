@@ -103,6 +103,15 @@ func (e *MissingError) Error() string {
 // Unwrap returns providers.ErrNotFound.
 func (*MissingError) Unwrap() error { return providers.ErrNotFound }
 
+// A ShapeError says which variable can't be made of a credential, and why. It
+// holds no value, and wraps providers.ErrMalformed.
+type ShapeError struct{ Err error }
+
+func (e *ShapeError) Error() string { return e.Err.Error() }
+
+// Unwrap returns providers.ErrMalformed.
+func (*ShapeError) Unwrap() error { return providers.ErrMalformed }
+
 // A CollisionError says that two variables of a request have one name.
 type CollisionError struct{ Variable string }
 

@@ -414,7 +414,7 @@ func (d Definition) shaped(fields map[string]secret.Value) ([]shape.Out, error) 
 		return nil, fmt.Errorf("%w: %w", missing, providers.ErrNotFound)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", err, providers.ErrMalformed)
+		return nil, &ShapeError{err}
 	}
 	return out, nil
 }

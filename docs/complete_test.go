@@ -163,7 +163,8 @@ func TestDocumentsAreComplete(t *testing.T) {
 		{"a key of the broker's file", "broker-file.md", 40, keys(t, "../broker/config/raw.go")},
 		{"a claim", "broker-file.md", 50, claims(t, func(p *identity.Profile) []string { return p.Known })},
 		{"a denied event", "broker-file.md", 11, claims(t, func(p *identity.Profile) []string { return p.DeniedEvents })},
-		{"a key of Vault's", "providers/vault.md", 9, append(keys(t, "../providers/vault/vault.go"), keys(t, "../providers/vault/issue.go")...)},
+		{"a key of Vault's", "providers/vault.md", 21, slices.Concat(
+			keys(t, "../providers/vault/vault.go"), keys(t, "../providers/vault/auth.go"), keys(t, "../providers/vault/issue.go"))},
 		{"a key of static's", "providers/static.md", 1, keys(t, "../providers/static/static.go")},
 		{"an error code", "wire.md", 15, constants(t, api, "Code")},
 		{"an error code", "troubleshooting.md", 15, constants(t, api, "Code")},

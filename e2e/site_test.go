@@ -132,7 +132,7 @@ func (s *site) config() string {
 issuers:
   `+cmp.Or(p.issuer, githubIssuer)+`
 providers:
-  vault: {type: vault, address: "%s", ca_file: "%[2]s", auth: {method: jwt, mount: %[4]s}}
+  vault: {type: vault, address: "%s", ca_file: "%[2]s", auth: {method: oidc, mount: %[4]s}}
 projects:
   %[5]s
 leases:

@@ -32,7 +32,7 @@ const (
 	maxAttempts = 4
 	firstWait   = 50 * time.Millisecond
 	// maxRetryAfter bounds how long Vault's own wish for a pause is heeded.
-	maxRetryAfter = 2 * time.Second
+	maxRetryAfter = 5 * time.Second
 
 	// maxBodyBytes bounds an answer: a credential at its largest, with a
 	// quarter of its bytes escaped in JSON, and what Vault adds.
@@ -40,6 +40,8 @@ const (
 
 	// markerHeader carries a request's marker into Vault's audit log.
 	markerHeader = "X-Runenv-Marker"
+	// wrapHeader asks Vault to wrap its answer, for so many seconds.
+	wrapHeader = "X-Vault-Wrap-TTL"
 )
 
 var errTooLarge = fmt.Errorf("the answer is larger than %d bytes", maxBodyBytes)
@@ -66,6 +68,7 @@ type request struct {
 	token  string
 	marker string
 	repeat repeat
+	wrap   time.Duration // how long the token of a wrapped answer lives; 0: plain
 }
 
 func (r *request) method() string {
@@ -130,6 +133,9 @@ func (p *Provider) try(ctx context.Context, r *request) (s *answer, pause time.D
 	client.SetToken(r.token)
 	if r.marker != "" {
 		client.AddHeader(markerHeader, r.marker)
+	}
+	if r.wrap != 0 {
+		client.AddHeader(wrapHeader, strconv.Itoa(int(r.wrap.Seconds())))
 	}
 	t := &trip{once: r.repeat != always}
 	tctx := context.WithValue(ctx, tripKey{}, t)

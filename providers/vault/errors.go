@@ -91,6 +91,11 @@ const (
 	badAudience
 	badSubject
 	badSignature
+	badTime
+	badClaims
+	badAlgorithm
+	noAppRole
+	noKubernetesRole
 	noAuthConfig
 	noRoute
 	notRenewable
@@ -109,6 +114,11 @@ var known = []struct {
 	{badAudience, regexp.MustCompile(`^error validating token: invalid audience \(aud\) claim`)},
 	{badSubject, regexp.MustCompile(`^error validating token: invalid subject \(sub\) claim`)},
 	{badSignature, regexp.MustCompile(`^error validating token: (error verifying token signature|failed to verify signature|invalid issuer)`)},
+	{badTime, regexp.MustCompile(`^error validating token: invalid (expiration time \(exp\)|not before \(nbf\)|issued at \(iat\)) claim`)},
+	{badClaims, regexp.MustCompile(`^error validating claims: `)},
+	{badAlgorithm, regexp.MustCompile(`^error validating token: (token signed with unexpected algorithm|invalid algorithm \(alg\))`)},
+	{noAppRole, regexp.MustCompile(`^invalid (role ID|secret id|role or secret ID)$`)},
+	{noKubernetesRole, regexp.MustCompile(`^(invalid role name "[^"]*"|(service account name|namespace) not authorized)$`)},
 	{noAuthConfig, regexp.MustCompile(`^could not load configuration$`)},
 	{noRoute, regexp.MustCompile(`^no handler for route `)},
 	{notRenewable, regexp.MustCompile(`^lease is not renewable$`)},

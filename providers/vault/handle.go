@@ -21,7 +21,8 @@ type loginHandle struct {
 }
 
 type leaseHandle struct {
-	LeaseID string `json:"lease_id"`
+	LeaseID string `json:"lease_id,omitempty"`
+	Wrapped bool   `json:"wrapped,omitempty"` // the id is inside, where only its reader sees it
 }
 
 func seal(handle any) (secret.Value, error) {
@@ -53,12 +54,12 @@ func (p *Provider) token(login secret.Value) (string, error) {
 // at names the Vault and its namespace.
 func (p *Provider) at() string { return p.client.Address() + "/" + p.namespace }
 
-func openLease(h secret.Value) (id string, err error) {
+func openLease(h secret.Value) (leaseHandle, error) {
 	var l leaseHandle
-	if !unmarshalStrict(h.Reveal(), &l) || !isLeaseID(l.LeaseID) {
-		return "", invalid("a lease's handle that isn't one of this provider's")
+	if !unmarshalStrict(h.Reveal(), &l) || l.Wrapped == (l.LeaseID != "") || !l.Wrapped && !isLeaseID(l.LeaseID) {
+		return leaseHandle{}, invalid("a lease's handle that isn't one of this provider's")
 	}
-	return l.LeaseID, nil
+	return l, nil
 }
 
 func unmarshalStrict(b []byte, into any) bool {
@@ -74,7 +75,7 @@ func unmarshalStrict(b []byte, into any) bool {
 	return err == io.EOF
 }
 
-// isToken: what may stand in a header.
+// isToken: what may stand in a header, of 4 KiB at most.
 func isToken(b []byte) bool {
 	return len(b) > 0 && len(b) <= 4<<10 && !bytes.ContainsFunc(b, func(r rune) bool { return r <= ' ' || r > '~' })
 }

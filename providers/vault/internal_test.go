@@ -56,8 +56,8 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("static, and ends %v", cred.Expires)
 		}
 		if cred.Handle.Len() > 0 {
-			if id, err := openLease(cred.Handle); err != nil || id != a.LeaseID {
-				t.Errorf("its handle opens as %q, %v, want %q", id, err, a.LeaseID)
+			if h, err := openLease(cred.Handle); err != nil || h.LeaseID != a.LeaseID {
+				t.Errorf("its handle opens as %q, %v, want %q", h.LeaseID, err, a.LeaseID)
 			}
 		}
 	})
@@ -65,7 +65,7 @@ func FuzzAnswer(f *testing.F) {
 
 // A handle that opens holds what may be sent, and nothing besides.
 func FuzzHandle(f *testing.F) {
-	for _, seed := range []string{`{"token":"hvs.x"}`, `{"lease_id":"a/b/c"}`, `{"token":"a","token":"b"}`, `{"TOKEN":"a"}`, "{\"token\":\"a\\nb\"}", `{}`, ``} {
+	for _, seed := range []string{`{"token":"hvs.x"}`, `{"lease_id":"a/b/c"}`, `{"wrapped":true}`, `{"wrapped":true,"lease_id":"a/b"}`, `{"wrapped":false}`, `{"token":"a","token":"b"}`, `{"TOKEN":"a"}`, "{\"token\":\"a\\nb\"}", `{}`, ``} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -73,8 +73,8 @@ func FuzzHandle(f *testing.F) {
 		if l, err := openLogin(h); err == nil && strings.ContainsAny(l.Token, "\r\n \x00") {
 			t.Errorf("a token that can't stand in a header: %q", l.Token)
 		}
-		if id, err := openLease(h); err == nil && strings.ContainsAny(id, "\r\n\x00") {
-			t.Errorf("a lease id with control characters: %q", id)
+		if l, err := openLease(h); err == nil && (strings.ContainsAny(l.LeaseID, "\r\n\x00") || l.Wrapped == (l.LeaseID != "")) {
+			t.Errorf("a handle that opens as %+v", l)
 		}
 	})
 }

@@ -1,13 +1,13 @@
 package vault
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,14 +15,27 @@ import (
 	"github.com/runenv/action/secret"
 )
 
-// maxParams bounds `params` and each list in it.
-const maxParams = 64
+const (
+	// maxParams bounds `params` and each list and mapping in it; maxDepth how
+	// deep they nest: a batch of transit's is a list of mappings.
+	maxParams = 64
+	maxDepth  = 4
+	// maxLiteralBytes bounds a string without a template: a certificate
+	// request has a few KiB.
+	maxLiteralBytes = 64 << 10
+	// minWrap and maxWrap bound `wrap`.
+	minWrap = 10 * time.Second
+	maxWrap = time.Hour
+)
 
 // A definition is what a lease reads, checked.
 type definition struct {
 	path      providers.Template
-	params    map[string]any // of Template, bool, json.Number and []any of them; nil: read
+	params    map[string]any // of Template, string, bool, json.Number, []any and map[string]any of them; nil: read
 	version   int
+	list      bool // all secrets right under path
+	recursive bool // and all further down
+	wrap      time.Duration
 	templates []providers.Template
 }
 
@@ -31,12 +44,15 @@ func (d *definition) Templates() []providers.Template { return d.templates }
 // Revocability before the answer: what isn't a lease turns out only then.
 func (d *definition) Revocability() providers.Revocability { return providers.Revocable }
 
-// Define reads `path`, `params` and `version`.
+// Define reads a lease's own keys.
 func (p *Provider) Define(decode func(any) error) (providers.Definition, error) {
 	var k struct {
-		Path    providers.Template `yaml:"path"`
-		Params  map[string]any     `yaml:"params"`
-		Version int                `yaml:"version"`
+		Path      providers.Template `yaml:"path"`
+		Params    map[string]any     `yaml:"params"`
+		Version   int                `yaml:"version"`
+		List      bool               `yaml:"list"`
+		Recursive bool               `yaml:"recursive"`
+		Wrap      time.Duration      `yaml:"wrap"`
 	}
 	if err := decode(&k); err != nil {
 		return nil, err
@@ -44,13 +60,20 @@ func (p *Provider) Define(decode func(any) error) (providers.Definition, error) 
 	if err := checkPath(k.Path); err != nil {
 		return nil, err
 	}
-	if k.Version < 0 {
+	d := &definition{
+		path: k.Path, version: k.Version, list: k.List || k.Recursive, recursive: k.Recursive, wrap: k.Wrap,
+		templates: []providers.Template{k.Path},
+	}
+	switch {
+	case k.Version < 0:
 		return nil, errors.New("`version` counts from 1")
-	}
-	if k.Version > 0 && k.Params != nil {
+	case k.Version > 0 && k.Params != nil:
 		return nil, errors.New("`version` reads a KV secret, `params` writes to another engine: only one of them")
+	case d.list && (k.Version > 0 || k.Params != nil || k.Wrap != 0):
+		return nil, errors.New("`list` and `recursive` read many KV secrets, each at its newest: neither `version`, `params` nor `wrap` beside them")
+	case k.Wrap != 0 && (k.Wrap < minWrap || k.Wrap > maxWrap || k.Wrap%time.Second != 0):
+		return nil, fmt.Errorf("`wrap` is how long the wrapping token lives: whole seconds from %v to %v", minWrap, maxWrap)
 	}
-	d := &definition{path: k.Path, version: k.Version, templates: []providers.Template{k.Path}}
 	if k.Params != nil {
 		if err := d.setParams(k.Params); err != nil {
 			return nil, err
@@ -60,25 +83,22 @@ func (p *Provider) Define(decode func(any) error) (providers.Definition, error) 
 }
 
 func (d *definition) setParams(params map[string]any) error {
-	if len(params) > maxParams {
-		return fmt.Errorf("`params` has %d entries: at most %d", len(params), maxParams)
+	v, err := d.param(params, maxDepth)
+	if err != nil {
+		return fmt.Errorf("`params`: %w", err)
 	}
-	d.params = make(map[string]any, len(params))
-	for _, name := range slices.Sorted(maps.Keys(params)) {
-		v, err := d.param(params[name], true)
-		if err != nil {
-			return fmt.Errorf("`params`: %s: %w", name, err)
-		}
-		d.params[name] = v
-	}
+	d.params = v.(map[string]any)
 	return nil
 }
 
-// param takes strings, which are templates, whole numbers, booleans, and lists of
-// those: what Vault's engines take.
-func (d *definition) param(v any, list bool) (any, error) {
+// param takes strings, which are templates, whole numbers, booleans, and lists
+// and mappings of those: what Vault's engines take.
+func (d *definition) param(v any, depth int) (any, error) {
 	switch v := v.(type) {
 	case string:
+		if !strings.Contains(v, "{{") && !strings.Contains(v, "}}") && len(v) <= maxLiteralBytes {
+			return v, nil
+		}
 		tmpl, err := providers.ParseTemplate(v)
 		if err != nil {
 			return nil, err
@@ -91,19 +111,33 @@ func (d *definition) param(v any, list bool) (any, error) {
 		b, err := json.Marshal(v)
 		return json.Number(b), err
 	case []any:
-		if !list || len(v) > maxParams {
+		if depth == 0 || len(v) > maxParams {
 			break
 		}
 		items := make([]any, len(v))
 		for i := range v {
 			var err error
-			if items[i], err = d.param(v[i], false); err != nil {
+			if items[i], err = d.param(v[i], depth-1); err != nil {
 				return nil, err
 			}
 		}
 		return items, nil
+	case map[string]any:
+		if depth == 0 || len(v) > maxParams {
+			break
+		}
+		items := make(map[string]any, len(v))
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			var err error
+			if items[name], err = d.param(v[name], depth-1); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		return items, nil
+	default:
+		return nil, errors.New("neither a string, a whole number, a boolean, a list nor a mapping")
 	}
-	return nil, errors.New("neither a string, a whole number, a boolean nor a list of them")
+	return nil, fmt.Errorf("more than %d entries, or nested deeper than %d", maxParams, maxDepth)
 }
 
 // checkPath wants plain segments, so that a path means at Vault what it says.
@@ -148,24 +182,31 @@ func (d *definition) expand(vars providers.Vars) (path string, body map[string]a
 	if err != nil || d.params == nil {
 		return path, nil, err
 	}
-	body = make(map[string]any, len(d.params))
-	for name, v := range d.params {
-		if body[name], err = expandParam(v, vars); err != nil {
-			return "", nil, err
-		}
+	v, err := expandParam(d.params, vars)
+	if err != nil {
+		return "", nil, err
 	}
-	return path, body, nil
+	return path, v.(map[string]any), nil
 }
 
+// expandParam copies v with its templates resolved.
 func expandParam(v any, vars providers.Vars) (any, error) {
+	var err error
 	switch v := v.(type) {
 	case providers.Template:
 		return v.Expand(vars)
 	case []any:
 		items := make([]any, len(v))
 		for i := range v {
-			var err error
 			if items[i], err = expandParam(v[i], vars); err != nil {
+				return nil, err
+			}
+		}
+		return items, nil
+	case map[string]any:
+		items := make(map[string]any, len(v))
+		for name := range v {
+			if items[name], err = expandParam(v[name], vars); err != nil {
 				return nil, err
 			}
 		}
@@ -174,9 +215,7 @@ func expandParam(v any, vars providers.Vars) (any, error) {
 	return v, nil
 }
 
-// Issue reads a path, or writes params to it, and gives what comes back. A
-// lease that Vault makes longer than req.TTL isn't shortened: the broker
-// revokes it in time, and were the broker gone, it would end with its login.
+// Issue reads a path, or writes params to it, and gives what comes back.
 func (p *Provider) Issue(ctx context.Context, req providers.Request) (*providers.Credential, error) {
 	def, ok := req.Definition.(*definition)
 	if !ok || def == nil {
@@ -194,15 +233,26 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (*providers
 	if err != nil {
 		return nil, err
 	}
+	r := request{path: path, body: body, token: token, marker: req.Marker, repeat: onRefusal, wrap: def.wrap}
 	switch {
 	case m.kv != 0 && body != nil:
 		return nil, invalid("%s is a KV secret, and `params` would overwrite it", path)
 	case def.version != 0 && m.known && m.kv != 2:
 		return nil, invalid("%s has no versions: only KV version 2 has", path)
+	case def.list && m.kv == 0:
+		return nil, invalid("%s can't be listed: it isn't known to be a KV store; the session's Vault role needs the right to read or list there", path)
+	case def.list:
+		return p.readAll(ctx, m, path, def.recursive, r)
 	case m.kv != 0:
-		return p.readKV(ctx, m, path, def.version, token, req.Marker)
+		return p.readKV(ctx, m, path, def.version, r)
+	case def.wrap != 0 && !m.wraps(path):
+		return nil, invalid("%s can't be wrapped: wrapped, nobody could say when it ends; only KV secrets and the creds/ of databases and their like can", path)
 	}
-	s, cerr := p.do(ctx, request{path: path, body: body, token: token, marker: req.Marker, repeat: onRefusal})
+	end, err := p.limit(&r, m, req.TTL)
+	if err != nil {
+		return nil, err
+	}
+	s, cerr := p.do(ctx, r)
 	if cerr != nil {
 		if cerr.known == noRoute || cerr.is(providers.ErrDenied) {
 			cerr.hint = "is `path` right, and does the policy of the session's Vault role allow it?"
@@ -212,48 +262,76 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (*providers
 	if s == nil {
 		return nil, malformed(path, "answered without a body", "")
 	}
+	if def.wrap != 0 {
+		return p.wrapped(s, path, providers.Revocable)
+	}
 	cred, err := p.credential(s, path, m.known)
-	if err != nil && s.LeaseID != "" && isLeaseID(s.LeaseID) {
-		p.discard(ctx, s.LeaseID, token)
+	if s.LeaseID != "" && isLeaseID(s.LeaseID) {
+		if err != nil {
+			p.discard(ctx, s.LeaseID, token)
+			return nil, err
+		}
+		p.shorten(ctx, cred, s.LeaseID, token, req.TTL)
+	}
+	if err == nil && cred.Revocability == providers.Static && !end.IsZero() {
+		cred.Expires, cred.Revocability = end, providers.Expires
 	}
 	return cred, err
 }
 
-// readKV reads a stored secret. Whatever goes wrong, nothing was issued.
-func (p *Provider) readKV(ctx context.Context, m mount, path string, version int, token, marker string) (*providers.Credential, error) {
-	r := request{path: path, token: token, marker: marker, repeat: always}
-	if m.kv == 2 {
-		r.path, r.query = m.path+"data/"+strings.TrimPrefix(path, m.path), queryVersion(version)
+// limit tells the engines that sign certificates how long one is to live: at
+// most ttl. What they sign can't be ended before. end is that of a certificate
+// which doesn't say it itself: SSH's.
+func (p *Provider) limit(r *request, m mount, ttl time.Duration) (end time.Time, err error) {
+	verb := slices.ContainsFunc(strings.Split(strings.TrimPrefix(r.path, m.path), "/"), func(s string) bool {
+		return s == "issue" || s == "sign" || s == "sign-verbatim"
+	})
+	if r.body == nil || !verb || m.kind != "pki" && m.kind != "ssh" {
+		return time.Time{}, nil
 	}
-	s, cerr := p.do(ctx, r)
-	if cerr != nil {
-		if cerr.is(providers.ErrNotFound) {
-			p.mounts.forget(m) // it may be another engine by now
-			if m.kv == 2 && strings.HasPrefix(path, m.path+"data/") {
-				cerr.hint = "leave data/ out of `path`: RunEnv adds it for KV version 2"
-			}
+	if written, ok := r.body["ttl"]; ok {
+		own, ok := lifetime(written)
+		if !ok {
+			return time.Time{}, invalid("`ttl` in `params` of %s isn't a length of time like 30m or 1h30m", r.path)
 		}
-		if cerr.is(providers.ErrDenied) {
-			cerr.hint = fmt.Sprintf("let the policy of the session's Vault role read %s", r.path)
-		}
-		cerr.classes = append(cerr.classes, providers.ErrNotIssued)
-		return nil, cerr
+		ttl = min(ttl, own)
 	}
-	var data map[string]any
-	if s != nil {
-		data = s.Data
+	r.body["ttl"] = increment(ttl)
+	if m.kind == "ssh" {
+		end = p.now().Add(time.Duration(increment(ttl)) * time.Second)
 	}
-	if m.kv == 2 {
-		data, _ = data["data"].(map[string]any)
+	return end, nil
+}
+
+// lifetime reads a `ttl` as Vault would: seconds, or with units.
+func lifetime(v any) (time.Duration, bool) {
+	text := fmt.Sprint(v)
+	if n, err := strconv.ParseInt(text, 10, 32); err == nil {
+		return time.Duration(n) * time.Second, n > 0
 	}
-	fields, err := fieldsOf(data)
-	if err != nil {
-		return nil, hinted(fmt.Sprintf("%s holds %v: %v", r.path, err, providers.ErrMalformed), "", providers.ErrMalformed, providers.ErrNotIssued)
+	d, err := time.ParseDuration(text)
+	return d, err == nil && d > 0
+}
+
+// wrapped is the credential of a wrapped answer: a token that gives the answer
+// to whoever uses it first. What is inside has its lease from the session's
+// token, and ends with it.
+func (p *Provider) wrapped(s *answer, path string, r providers.Revocability) (*providers.Credential, error) {
+	if s.WrapInfo == nil || !isToken([]byte(s.WrapInfo.Token)) || s.Data != nil || s.Auth != nil {
+		return nil, malformed(path, "answered without wrapping", "")
 	}
-	if len(fields) == 0 {
-		return nil, hinted(fmt.Sprintf("%s holds no fields: %v", r.path, providers.ErrNotFound), "", providers.ErrNotFound)
+	cred := &providers.Credential{
+		Fields:       map[string]secret.Value{"token": secret.FromString(s.WrapInfo.Token)},
+		Revocability: r,
 	}
-	return &providers.Credential{Fields: fields, Revocability: providers.Static}, nil
+	if r != providers.Revocable {
+		return cred, nil
+	}
+	var err error
+	if cred.Handle, err = seal(leaseHandle{Wrapped: true}); err != nil {
+		return nil, malformed(path, "answered with what can't be kept", "")
+	}
+	return cred, nil
 }
 
 // credential makes one of an engine's answer.
@@ -284,7 +362,7 @@ func (p *Provider) credential(s *answer, path string, known bool) (*providers.Cr
 		if s.LeaseDuration > 0 {
 			cred.Expires = got.Add(seconds(s.LeaseDuration))
 		}
-		if cred.Handle, err = seal(leaseHandle{s.LeaseID}); err != nil {
+		if cred.Handle, err = seal(leaseHandle{LeaseID: s.LeaseID}); err != nil {
 			return nil, malformed(path, "answered with a lease id that can't be kept", "")
 		}
 	case s.LeaseDuration > 0 && known: // a KV secret of version 1 says so too, and means nothing by it
@@ -316,34 +394,4 @@ func endOf(data map[string]any, now time.Time) (time.Time, bool) {
 		}
 	}
 	return time.Time{}, false
-}
-
-// fieldsOf turns an answer's data into fields: strings as they are, null left
-// out, the rest as compact JSON.
-func fieldsOf(data map[string]any) (map[string]secret.Value, error) {
-	fields := make(map[string]secret.Value, len(data))
-	size := 0
-	for name, v := range data {
-		var b []byte
-		switch v := v.(type) {
-		case nil:
-			continue
-		case string:
-			b = []byte(v)
-		default:
-			var buf bytes.Buffer
-			enc := json.NewEncoder(&buf)
-			enc.SetEscapeHTML(false)
-			if err := enc.Encode(v); err != nil {
-				return nil, errors.New("a field that isn't JSON")
-			}
-			b = bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
-		}
-		size += len(name) + len(b)
-		if size > providers.MaxCredentialBytes {
-			return nil, fmt.Errorf("more than %d bytes", providers.MaxCredentialBytes)
-		}
-		fields[name] = secret.New(b)
-	}
-	return fields, nil
 }

@@ -20,6 +20,7 @@ const (
 type mount struct {
 	path  string // with a slash at its end
 	known bool   // Vault said what it is
+	kind  string // the engine's, such as database
 	kv    int    // 1, 2, or 0 for another engine
 	until time.Time
 }
@@ -77,15 +78,14 @@ func (p *Provider) mount(ctx context.Context, token, path string) (mount, error)
 		return mount{}, err
 	}
 	m := mount{known: true, until: p.now().Add(mountTTL)}
-	var kind string
 	if s != nil {
 		m.path, _ = s.Data["path"].(string)
-		kind, _ = s.Data["type"].(string)
+		m.kind, _ = s.Data["type"].(string)
 	}
-	if kind == "" || !strings.HasSuffix(m.path, "/") || !strings.HasPrefix(path+"/", m.path) {
+	if m.kind == "" || !strings.HasSuffix(m.path, "/") || !strings.HasPrefix(path+"/", m.path) {
 		return mount{}, hinted(lookup+path+" answered for another path: "+providers.ErrMalformed.Error(), "", providers.ErrMalformed, providers.ErrNotIssued)
 	}
-	if kind == "kv" || kind == "generic" {
+	if m.kind == "kv" || m.kind == "generic" {
 		m.kv = 1
 		if options, _ := s.Data["options"].(map[string]any); options["version"] == "2" {
 			m.kv = 2
@@ -93,4 +93,14 @@ func (p *Provider) mount(ctx context.Context, token, path string) (mount, error)
 	}
 	p.mounts.put(m)
 	return m, nil
+}
+
+// wraps reports whether what a path answers can be wrapped without losing
+// sight of its end: it surely has a lease, which ends with the session's token.
+func (m mount) wraps(path string) bool {
+	switch m.kind {
+	case "database", "rabbitmq", "consul", "nomad", "ldap", "mongodbatlas":
+		return strings.HasPrefix(path, m.path+"creds/")
+	}
+	return false
 }

@@ -21,11 +21,15 @@
 //	    bound_subject=runenv:role:prod bound_audiences=https://vault.example.com:8200 \
 //	    token_policies=prod token_ttl=5m
 //
-// With `auth: {method: token, token: …}` each session gets a child of that
-// token instead, which needs the right to update auth/token/create; every
-// role then has that token's rights.
+// The other methods are approle, kubernetes, token and ci (the CI job's own
+// token, where the broker runs beside that job). With approle and token every
+// RunEnv role has the same rights at Vault. With token each session gets a
+// child of the configured one, which needs the right to update
+// auth/token/create. What a method reads from a file is read for each login,
+// so that whoever renews the file needn't tell the broker.
 //
-// The session's token lives five minutes unless renewed ([providers.LoginTTL]);
+// The session's token lives five minutes unless renewed ([providers.LoginTTL];
+// an hour with ci, at trust that others have set up);
 // one that a role makes longer is refused, and so is a batch token, which can't
 // be revoked. It renews, reads and revokes
 // itself by Vault's default policy; without that policy it needs those three
@@ -33,12 +37,18 @@
 //
 // # Reading
 //
-// A path is read, or written with POST if the definition has `params`. KV
+// A path is read, or written with POST if the definition has `params`, or
+// listed and all under it read (`list`, `recursive`). KV
 // stores of both versions are found out by asking Vault, so the path of a KV
 // secret has no data/ in it. A string field is given as it is, null is left
 // out, and everything else is compact JSON. An answer with a lease is
 // revocable; one without expires when it says (`ttl`, `expiration` or
-// `expires_at_seconds` among its fields); else it is static.
+// `expires_at_seconds` among its fields); else it is static. With `wrap` the
+// only field is a wrapping token.
+//
+// No lease is left longer than asked for: one that Vault makes longer is
+// renewed at once for the shorter time, and certificates are asked for with a
+// ttl.
 //
 // A lease is the child of the token that it was made with and ends with it:
 // where a policy doesn't allow to revoke a single lease, Logout does. That is
@@ -56,14 +66,11 @@ package vault
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"regexp"
 	"strings"
 	"time"
@@ -71,7 +78,6 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/runenv/action/providers"
-	"github.com/runenv/action/secret"
 )
 
 // Type is `type: vault`.
@@ -79,27 +85,14 @@ func Type() providers.Type { return providers.Type{Name: "vault", Open: open} }
 
 // keys are the entry's own.
 type keys struct {
-	Address   string   `yaml:"address"`
-	Namespace string   `yaml:"namespace"`
-	CAFile    string   `yaml:"ca_file"`
-	Auth      authKeys `yaml:"auth"`
+	Address       string   `yaml:"address"`
+	Namespace     string   `yaml:"namespace"`
+	CAFile        string   `yaml:"ca_file"`
+	ClientCert    string   `yaml:"client_cert"`
+	ClientKey     string   `yaml:"client_key"`
+	TLSServerName string   `yaml:"tls_server_name"`
+	Auth          authKeys `yaml:"auth"`
 }
-
-type authKeys struct {
-	Method   string       `yaml:"method"`
-	Mount    string       `yaml:"mount"`
-	Role     string       `yaml:"role"`
-	Audience string       `yaml:"audience"`
-	Token    secret.Value `yaml:"token"`
-}
-
-const (
-	methodJWT   = "jwt"
-	methodToken = "token"
-)
-
-// maxCAFileBytes bounds `ca_file`: a whole system's bundle has about 250 KiB.
-const maxCAFileBytes = 1 << 20
 
 var (
 	segments = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@=+-]*(/[A-Za-z0-9_][A-Za-z0-9_.@=+-]*)*$`)
@@ -111,6 +104,7 @@ type Provider struct {
 	auth      authKeys
 	namespace string
 	client    *api.Client // never changed; each call works on a copy
+	ci        providers.TokenSource
 	firstWait time.Duration
 	mounts    mounts
 	now       func() time.Time
@@ -124,6 +118,8 @@ var (
 	_ providers.Renewer      = (*Provider)(nil)
 	_ providers.Revoker      = (*Provider)(nil)
 	_ providers.Audienced    = (*Provider)(nil)
+	_ providers.Referencer   = (*Provider)(nil)
+	_ providers.Checker      = (*Provider)(nil)
 )
 
 func open(cfg providers.Config) (providers.Provider, error) {
@@ -134,15 +130,21 @@ func open(cfg providers.Config) (providers.Provider, error) {
 	if err := k.check(); err != nil {
 		return nil, err
 	}
-	roots, err := readCA(k.CAFile)
+	if k.Auth.Method == methodCI && cfg.CI == nil {
+		return nil, hinted("`method: ci` logs in with the CI job's own token, which only `runenv-broker run` has",
+			"serve with `method: oidc`, the default: each session then logs in with a token of the broker's own")
+	}
+	tlsConfig, err := k.tls()
 	if err != nil {
 		return nil, err
 	}
-	client, err := newClient(k.Address, &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots})
+	client, err := newClient(k.Address, tlsConfig)
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{auth: k.Auth, namespace: k.Namespace, client: client, firstWait: firstWait, now: cfg.Now, log: cfg.Log}
+	p := &Provider{
+		auth: k.Auth, namespace: k.Namespace, client: client, ci: cfg.CI, firstWait: firstWait, now: cfg.Now, log: cfg.Log,
+	}
 	if p.now == nil {
 		p.now = time.Now
 	}
@@ -162,41 +164,7 @@ func (k *keys) check() error {
 	if k.Namespace != "" && !segments.MatchString(k.Namespace) {
 		return errors.New("`namespace` isn't a path of plain names, such as team/ci")
 	}
-	a := &k.Auth
-	switch a.Method {
-	case "", methodJWT:
-		a.Method = methodJWT
-		if a.Token.Len() != 0 {
-			return errors.New("`token` belongs to `method: token`")
-		}
-	case methodToken:
-		if !isToken(a.Token.Reveal()) {
-			return errors.New("`method: token` needs `token`, such as ${file:/etc/runenv/vault-token}")
-		}
-		if a.Mount != "" || a.Role != "" || a.Audience != "" {
-			return errors.New("`mount`, `role` and `audience` belong to `method: jwt`")
-		}
-	case "approle", "kubernetes":
-		return fmt.Errorf("`method: %s` can't be used yet: jwt (the default) or token", a.Method)
-	default:
-		return errors.New("unknown `method`: jwt (the default) or token")
-	}
-	if a.Mount == "" {
-		a.Mount = "jwt"
-	}
-	if !segments.MatchString(a.Mount) {
-		return errors.New("`mount` isn't a path of plain names, such as jwt")
-	}
-	if a.Role != "" && !roleName.MatchString(a.Role) {
-		return errors.New("`role` isn't a name of a Vault role")
-	}
-	if a.Audience == "" {
-		a.Audience = k.Address
-	}
-	if len(a.Audience) > 512 || strings.ContainsFunc(a.Audience, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return errors.New("`audience` isn't plain text without blanks, such as https://vault.example.com")
-	}
-	return nil
+	return k.Auth.check(k.Address)
 }
 
 // checkAddress wants an https origin; http to a loopback literal alone, whose
@@ -219,35 +187,6 @@ func checkAddress(address string) error {
 		return errors.New("`address` is plain http: everybody on the way could read what Vault answers; use https (http only to 127.0.0.1)")
 	}
 	return errors.New("`address` is neither https nor http to a loopback address")
-}
-
-func readCA(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil // the system's
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("`ca_file`: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	pem, err := readBounded(f, maxCAFileBytes)
-	if err != nil {
-		return nil, fmt.Errorf("`ca_file` %s: %w", path, err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("`ca_file` %s holds no certificate in PEM", path)
-	}
-	return pool, nil
-}
-
-// Audience is that of the ID token by which the provider logs in; empty if it
-// takes none.
-func (p *Provider) Audience() string {
-	if p.auth.Method != methodJWT {
-		return ""
-	}
-	return p.auth.Audience
 }
 
 // newClient makes Vault's own client deaf to the environment: what

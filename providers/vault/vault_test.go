@@ -5,6 +5,8 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/runenv/action/providers/providertest"
 	"github.com/runenv/action/providers/vault"
 	"github.com/runenv/action/providers/vault/vaulttest"
+	"github.com/runenv/action/ref"
 	"github.com/runenv/action/secret"
 )
 
@@ -32,8 +35,14 @@ func newServer(t *testing.T) *vaulttest.Server {
 	s.Put("kv", "ci/npm", keys{"token": "c4n4ry-token"})
 	s.Mount("pki", "pki", func(path string, body map[string]any) vaulttest.Answer {
 		cn, _ := body["common_name"].(string)
-		return vaulttest.Answer{Data: keys{"private_key": "c4n4ry-key", "cn": cn, "expiration": time.Now().Add(5 * time.Minute).Unix(), "body": body}}
+		ttl, _ := body["ttl"].(float64)
+		delete(body, "ttl")
+		return vaulttest.Answer{Data: keys{"private_key": "c4n4ry-key", "cn": cn, "expiration": time.Now().Add(time.Duration(ttl) * time.Second).Unix(), "body": body}}
 	})
+	s.Mount("ssh", "ssh", func(_ string, body map[string]any) vaulttest.Answer {
+		return vaulttest.Answer{Data: keys{"signed_key": "c4n4ry-signed", "serial_number": "1", "ttl_asked": body["ttl"]}}
+	})
+	s.AppRoles["r-1"] = "c4n4ry-secret-id"
 	return s
 }
 
@@ -79,10 +88,22 @@ func (s *session) issue(t *testing.T, k keys) (*providers.Credential, error) {
 }
 
 func TestConformance(t *testing.T) {
-	jwt := func(s *vaulttest.Server) keys { return keys{"address": s.URL} }
+	oidc := func(s *vaulttest.Server) keys { return keys{"address": s.URL} }
 	token := func(s *vaulttest.Server) keys {
 		return keys{"address": s.URL, "auth": keys{"method": "token", "token": vaulttest.RootToken}}
 	}
+	appRole := func(s *vaulttest.Server) keys {
+		return keys{"address": s.URL, "auth": keys{"method": "approle", "role_id": "r-1", "secret_id": "c4n4ry-secret-id"}}
+	}
+	account := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(account, []byte("c4n4ry-account\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kubernetes := func(s *vaulttest.Server) keys {
+		s.ServiceAccounts["runenv-prod"] = "c4n4ry-account"
+		return keys{"address": s.URL, "auth": keys{"method": "kubernetes", "token_file": account}}
+	}
+	user := map[string]string{"username": "", "password": ""}
 	kv2 := map[string]string{"token": "c4n4ry-token", "port": "5432", "tls": "true", "opts": `{"a":"<&>","b":[1,2]}`}
 	tests := []struct {
 		name      string
@@ -91,14 +112,22 @@ func TestConformance(t *testing.T) {
 		fields    map[string]string
 		revocable providers.Revocability
 		keyless   bool
+		reference string
 	}{
-		{"dynamic", jwt, keys{"path": "database/creds/{{project.name}}-ro"}, map[string]string{"username": "", "password": ""}, providers.Revocable, true},
-		{"dynamic by token", token, keys{"path": "database/creds/{{project.name}}-ro"}, map[string]string{"username": "", "password": ""}, providers.Revocable, false},
-		{"kv 2", jwt, keys{"path": "secret/ci/npm"}, kv2, providers.Static, true},
-		{"kv 1", jwt, keys{"path": "kv/ci/npm"}, map[string]string{"token": "c4n4ry-token"}, providers.Static, true},
-		{"posted", jwt, keys{"path": "pki/issue/ci", "params": keys{"common_name": "{{project.name}}.example.com", "n": 3, "l": []any{"a", true}}},
+		{"dynamic", oidc, keys{"path": "database/creds/{{project.name}}-ro"}, user, providers.Revocable, true, "database/creds/shop-ro"},
+		{"dynamic by token", token, keys{"path": "database/creds/{{project.name}}-ro"}, user, providers.Revocable, false, ""},
+		{"dynamic by approle", appRole, keys{"path": "database/creds/{{project.name}}-ro"}, user, providers.Revocable, false, ""},
+		{"dynamic by kubernetes", kubernetes, keys{"path": "database/creds/{{project.name}}-ro"}, user, providers.Revocable, false, ""},
+		{"kv 2", oidc, keys{"path": "secret/ci/npm"}, kv2, providers.Static, true, "secret/ci/npm"},
+		{"kv 1", oidc, keys{"path": "kv/ci/npm"}, map[string]string{"token": "c4n4ry-token"}, providers.Static, true, ""},
+		{"listed", oidc, keys{"path": "secret/ci", "recursive": true}, map[string]string{
+			"npm/token": "c4n4ry-token", "npm/port": "5432", "npm/tls": "true", "npm/opts": kv2["opts"]}, providers.Static, true, ""},
+		{"kv 2 wrapped", oidc, keys{"path": "secret/ci/npm", "wrap": 5 * time.Minute}, map[string]string{"token": ""}, providers.Static, true, ""},
+		{"posted", oidc, keys{"path": "pki/issue/ci", "params": keys{"common_name": "{{project.name}}.example.com", "n": 3, "l": []any{"a", true}}},
 			map[string]string{"private_key": "c4n4ry-key", "cn": "shop.example.com", "expiration": "", "body": `{"common_name":"shop.example.com","l":["a",true],"n":3}`},
-			providers.Expires, true},
+			providers.Expires, true, ""},
+		{"ssh", oidc, keys{"path": "ssh/sign/ci", "params": keys{"public_key": "ssh-ed25519 A", "extensions": keys{"permit-pty": ""}}},
+			map[string]string{"signed_key": "c4n4ry-signed", "serial_number": "1", "ttl_asked": ""}, providers.Expires, true, ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -114,8 +143,19 @@ func TestConformance(t *testing.T) {
 					LimitsTTL:    true,
 					Canaries:     []string{"c4n4ry", vaulttest.RootToken},
 					Inject:       s.InjectFault,
-					Requests:     func() int { return len(s.Requests("")) },
-					Alive:        func() (int, int) { return s.Leases(), s.Tokens() },
+					More:         vaulttest.More(),
+					Log: func() string {
+						var log strings.Builder
+						for _, r := range s.Requests("") {
+							log.WriteString(r.Header.Get("X-Runenv-Marker") + "\n")
+						}
+						return log.String()
+					},
+					Requests: func() int { return len(s.Requests("")) },
+					Alive:    func() (int, int) { return s.Leases(), s.Tokens() },
+				}
+				if tt.reference != "" {
+					b.Reference = &ref.Ref{Scheme: "vault", Path: tt.reference}
 				}
 				if tt.keyless {
 					b.Tokens = vaulttest.Tokens("prod")
@@ -144,13 +184,23 @@ func TestOpenRefuses(t *testing.T) {
 		{"an unknown key", keys{"address": "https://v", "url": "x"}, "unknown key url"},
 		{"a namespace with a header in it", keys{"address": "https://v", "namespace": "a\r\nX: y"}, "`namespace`"},
 		{"a namespace that climbs", keys{"address": "https://v", "namespace": "a/../b"}, "`namespace`"},
-		{"approle", keys{"address": "https://v", "auth": keys{"method": "approle"}}, "can't be used yet"},
-		{"kubernetes", keys{"address": "https://v", "auth": keys{"method": "kubernetes"}}, "can't be used yet"},
+		{"approle without a role id", keys{"address": "https://v", "auth": keys{"method": "approle", "secret_id": "c4n4ry"}}, "needs `role_id`"},
+		{"approle without a secret id", keys{"address": "https://v", "auth": keys{"method": "approle", "role_id": "r"}}, "needs `secret_id`"},
+		{"a token for approle", keys{"address": "https://v", "auth": keys{"method": "approle", "token": "c4n4ry"}}, "`token` doesn't belong"},
+		{"an audience for kubernetes", keys{"address": "https://v", "auth": keys{"method": "kubernetes", "audience": "x"}}, "`audience` doesn't belong"},
+		{"token and token_file", keys{"address": "https://v", "auth": keys{"method": "token", "token": "c4n4ry", "token_file": "x"}}, "only one"},
+		{"ci without a CI", keys{"address": "https://v", "auth": keys{"method": "ci", "role": "team"}}, "runenv-broker run"},
+		{"ci without a role", keys{"address": "https://v", "auth": keys{"method": "ci"}}, "needs `role`"},
+		{"jwt, as the method isn't called", keys{"address": "https://v", "auth": keys{"method": "jwt"}}, "unknown `method`: oidc"},
+		{"a client certificate without its key", keys{"address": "https://v", "client_cert": "x"}, "belong together"},
+		{"a client certificate that isn't there", keys{"address": "https://v", "client_cert": "testdata/none", "client_key": "testdata/none"}, "`client_cert`"},
+		{"a client certificate that isn't one", keys{"address": "https://v", "client_cert": "vault_test.go", "client_key": "vault_test.go"}, "in PEM"},
+		{"a server name with a port", keys{"address": "https://v", "tls_server_name": "a:1"}, "`tls_server_name`"},
 		{"an unknown method", keys{"address": "https://v", "auth": keys{"method": "c4n4ry"}}, "unknown `method`"},
-		{"a token for jwt", keys{"address": "https://v", "auth": keys{"token": "c4n4ry"}}, "`token` belongs"},
-		{"no token", keys{"address": "https://v", "auth": keys{"method": "token"}}, "needs `token`"},
-		{"a token with a newline in it", keys{"address": "https://v", "auth": keys{"method": "token", "token": "c4n4ry\nb"}}, "needs `token`"},
-		{"an audience for token", keys{"address": "https://v", "auth": keys{"method": "token", "token": "x", "audience": "y"}}, "belong to"},
+		{"a token for oidc", keys{"address": "https://v", "auth": keys{"token": "c4n4ry"}}, "`token` doesn't belong"},
+		{"no token", keys{"address": "https://v", "auth": keys{"method": "token"}}, "needs `token_file`"},
+		{"a token with a newline in it", keys{"address": "https://v", "auth": keys{"method": "token", "token": "c4n4ry\nb"}}, "needs `token_file`"},
+		{"an audience for token", keys{"address": "https://v", "auth": keys{"method": "token", "token": "x", "audience": "y"}}, "`audience` doesn't belong"},
 		{"a mount that climbs", keys{"address": "https://v", "auth": keys{"mount": "../sys"}}, "`mount`"},
 		{"a role with a slash", keys{"address": "https://v", "auth": keys{"role": "a/b"}}, "`role`"},
 		{"an audience with a blank", keys{"address": "https://v", "auth": keys{"audience": "a b"}}, "`audience`"},
@@ -173,7 +223,7 @@ func TestOpenAccepts(t *testing.T) {
 		{"address": "https://vault.example.com:8200/"},
 		{"address": "http://127.0.0.1:8200"},
 		{"address": "http://[::1]:8200", "namespace": "team/ci/"},
-		{"address": "https://v", "auth": keys{"method": "jwt", "mount": "ci/jwt", "role": "ci", "audience": "vault"}},
+		{"address": "https://v", "auth": keys{"method": "oidc", "mount": "ci/jwt", "role": "ci", "audience": "vault"}},
 	} {
 		open(t, k)
 	}
@@ -203,9 +253,15 @@ func TestDefineRefuses(t *testing.T) {
 		{"an unknown key", keys{"path": "secret/a", "field": "x"}, "unknown key field"},
 		{"a negative version", keys{"path": "secret/a", "version": -1}, "`version`"},
 		{"version and params", keys{"path": "secret/a", "version": 1, "params": keys{}}, "only one"},
-		{"a map in params", keys{"path": "pki/a", "params": keys{"a": keys{}}}, "neither"},
+		{"params that nest too deep", keys{"path": "pki/a", "params": keys{"a": []any{keys{"b": []any{keys{}}}}}}, "nested deeper"},
+		{"too many params", keys{"path": "pki/a", "params": keys{"a": make([]any, 65)}}, "more than 64"},
+		{"list and version", keys{"path": "kv/a", "list": true, "version": 1}, "neither `version`"},
+		{"recursive and params", keys{"path": "kv/a", "recursive": true, "params": keys{}}, "neither `version`"},
+		{"list and wrap", keys{"path": "kv/a", "list": true, "wrap": time.Minute}, "nor `wrap`"},
+		{"a wrap that is too short", keys{"path": "kv/a", "wrap": time.Second}, "`wrap`"},
+		{"a wrap that is too long", keys{"path": "kv/a", "wrap": 2 * time.Hour}, "`wrap`"},
+		{"a negative wrap", keys{"path": "kv/a", "wrap": -time.Minute}, "`wrap`"},
 		{"null in params", keys{"path": "pki/a", "params": keys{"a": []any{nil}}}, "neither"},
-		{"a list of lists in params", keys{"path": "pki/a", "params": keys{"a": []any{[]any{}}}}, "neither"},
 		{"a bad template in params", keys{"path": "pki/a", "params": keys{"a": "{{b"}}, "}}"},
 	}
 	for _, tt := range tests {

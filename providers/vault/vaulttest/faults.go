@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -82,6 +83,21 @@ func LoseReply() Fault {
 	}
 }
 
+// HalfReply does what was asked and ends the connection in the middle of the
+// answer.
+func HalfReply() Fault {
+	return func(_ *Server, next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			rec := httptest.NewRecorder()
+			next.ServeHTTP(rec, r)
+			w.Header().Set("Content-Length", strconv.Itoa(rec.Body.Len()))
+			w.WriteHeader(rec.Code)
+			_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
+			panic(http.ErrAbortHandler)
+		})
+	}
+}
+
 // Rewrite changes the body of each answer.
 func Rewrite(change func(body string) string) Fault {
 	return func(_ *Server, next http.Handler) http.Handler {
@@ -135,7 +151,21 @@ var faults = map[providertest.Fault]Fault{
 	providertest.Huge:          Huge(),
 	providertest.CutConnection: Cut(),
 	providertest.LoseReply:     LoseReply(),
+	providertest.HalfReply:     HalfReply(),
+	providertest.ErrorIn200:    Raw(http.StatusOK, `{"errors":["1 error occurred: `+Echo+`"]}`),
+	providertest.LoginExpired:  Status(http.StatusForbidden, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"),
+}
+
+// More are the faults of the conformance suite that it shows besides the ten.
+func More() []providertest.Fault {
+	return []providertest.Fault{providertest.HalfReply, providertest.ErrorIn200, providertest.ThrottleOnce, providertest.LoginExpired}
 }
 
 // InjectFault shows a fault of the conformance suite.
-func (s *Server) InjectFault(f providertest.Fault) { s.Inject(faults[f]) }
+func (s *Server) InjectFault(f providertest.Fault) {
+	if f == providertest.ThrottleOnce { // it counts
+		s.Inject(First(1, faults[providertest.Throttle429]))
+		return
+	}
+	s.Inject(faults[f])
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -57,6 +58,32 @@ func (s *Server) login(w http.ResponseWriter, body map[string]any) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.grant(w, role)
+	}
+}
+
+func (s *Server) loginAppRole(w http.ResponseWriter, body map[string]any) {
+	id, _ := body["role_id"].(string)
+	if want, ok := s.AppRoles[id]; !ok || body["secret_id"] != want {
+		refuse(w, http.StatusBadRequest, "invalid role or secret ID")
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grant(w, Role{})
+}
+
+func (s *Server) loginKubernetes(w http.ResponseWriter, body map[string]any) {
+	name, _ := body["role"].(string)
+	want, ok := s.ServiceAccounts[name]
+	switch {
+	case !ok:
+		refuse(w, http.StatusBadRequest, fmt.Sprintf("invalid role name %q", name))
+	case body["jwt"] != want:
+		refuse(w, http.StatusForbidden, "permission denied")
+	default:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.grant(w, Role{})
 	}
 }
 

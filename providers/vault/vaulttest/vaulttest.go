@@ -12,8 +12,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +57,14 @@ type Server struct {
 	URL string
 	// Roles are those of the JWT auth method at auth/jwt.
 	Roles map[string]Role
+	// AppRoles are those at auth/approle: role ids with their secret ids.
+	AppRoles map[string]string
+	// ServiceAccounts are the tokens that the roles of auth/kubernetes take.
+	ServiceAccounts map[string]string
+	// MaxLease is how long a lease can live; 0: for ever.
+	MaxLease time.Duration
+	// Self is added to what a token's look-up of itself answers.
+	Self map[string]any
 	// NoMounts makes sys/internal/ui/mounts answer 403.
 	NoMounts bool
 	// NoSingleRevoke makes sys/leases/revoke answer 403, as Vault does unless
@@ -90,7 +100,7 @@ type token struct {
 func New(t testing.TB) *Server {
 	t.Helper()
 	s := &Server{
-		Roles: map[string]Role{}, done: make(chan struct{}),
+		Roles: map[string]Role{}, AppRoles: map[string]string{}, ServiceAccounts: map[string]string{}, done: make(chan struct{}),
 		mounts: map[string]*mountpoint{}, tokens: map[string]*token{RootToken: {}}, leases: map[string]string{},
 	}
 	s.server = httptest.NewServer(http.HandlerFunc(s.serve))
@@ -202,6 +212,10 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusPreconditionFailed, "missing 'X-Vault-Request' header")
 	case path == "auth/jwt/login":
 		s.login(w, body)
+	case path == "auth/approle/login":
+		s.loginAppRole(w, body)
+	case path == "auth/kubernetes/login":
+		s.loginKubernetes(w, body)
 	default:
 		s.authorised(w, r, path, body)
 	}
@@ -222,7 +236,12 @@ func (s *Server) authorised(w http.ResponseWriter, r *http.Request, path string,
 	case path == "auth/token/create":
 		s.grant(w, Role{TTL: mustDuration(body["ttl"])})
 	case path == "auth/token/lookup-self":
-		reply(w, map[string]any{"data": map[string]any{"ttl": int(tok.ttl.Seconds())}})
+		data := map[string]any{
+			"ttl": int(tok.ttl.Seconds()), "id": id, "accessor": "c4n4ry-accessor", "display_name": "jwt-prod", "entity_id": "e-1",
+			"renewable": true, "explicit_max_ttl": 0, "num_uses": 0, "policies": []string{"default"},
+		}
+		maps.Copy(data, s.Self)
+		reply(w, map[string]any{"data": data})
 	case path == "auth/token/renew-self":
 		s.renewSelf(w, id, tok, body)
 	case path == "auth/token/revoke-self" && s.NoSelfRevoke, path == "sys/leases/revoke" && s.NoSingleRevoke:
@@ -243,7 +262,11 @@ func (s *Server) authorised(w http.ResponseWriter, r *http.Request, path string,
 			refuse(w, http.StatusBadRequest, "lease not found")
 			return
 		}
-		reply(w, map[string]any{"lease_id": lease, "lease_duration": body["increment"], "renewable": true})
+		seconds, _ := body["increment"].(float64)
+		if s.MaxLease != 0 {
+			seconds = min(seconds, s.MaxLease.Seconds())
+		}
+		reply(w, map[string]any{"lease_id": lease, "lease_duration": int(seconds), "renewable": true})
 	case isUI:
 		s.uiMount(w, ui)
 	default:
@@ -280,8 +303,14 @@ func (s *Server) engine(w http.ResponseWriter, r *http.Request, id, path string,
 	case m == nil:
 		refuse(w, http.StatusNotFound, fmt.Sprintf("no handler for route %q. route entry not found.", path))
 		return
-	case m.kind == "kv":
+	case m.kind == "kv" && r.URL.Query().Get("list") == "true":
+		m.listKV(w, rest)
+		return
+	case m.kind == "kv" && r.Header.Get("X-Vault-Wrap-TTL") == "":
 		m.readKV(w, r, name, rest, body)
+		return
+	case m.kind == "kv":
+		wrap(w)
 		return
 	}
 	a := m.engine(rest, body)
@@ -299,7 +328,47 @@ func (s *Server) engine(w http.ResponseWriter, r *http.Request, id, path string,
 	if a.TTL != 0 {
 		out["lease_duration"] = int(a.TTL.Seconds())
 	}
+	if r.Header.Get("X-Vault-Wrap-TTL") != "" {
+		wrap(w)
+		return
+	}
 	reply(w, out)
+}
+
+// wrap answers with a wrapping token in place of what was asked for.
+func wrap(w http.ResponseWriter) {
+	reply(w, map[string]any{"wrap_info": map[string]any{
+		"token": "hvs.c4n4ry-wrap-" + rand.Text(), "accessor": "c4n4ry-accessor", "ttl": 300,
+		"creation_time": time.Now().Format(time.RFC3339Nano), "creation_path": "x",
+	}})
+}
+
+// listKV lists the secrets and folders below a path.
+func (m *mountpoint) listKV(w http.ResponseWriter, rest string) {
+	if m.version == "2" {
+		var ok bool
+		if rest, ok = strings.CutPrefix(rest, "metadata/"); !ok {
+			refuse(w, http.StatusNotFound)
+			return
+		}
+	}
+	names := map[string]bool{}
+	for path := range m.stored {
+		below, ok := strings.CutPrefix(path, strings.TrimSuffix(rest, "/")+"/")
+		if !ok {
+			continue
+		}
+		name, _, folder := strings.Cut(below, "/")
+		if folder {
+			name += "/"
+		}
+		names[name] = true
+	}
+	if len(names) == 0 {
+		refuse(w, http.StatusNotFound)
+		return
+	}
+	reply(w, map[string]any{"data": map[string]any{"keys": slices.Sorted(maps.Keys(names))}})
 }
 
 func (m *mountpoint) readKV(w http.ResponseWriter, r *http.Request, name, rest string, body map[string]any) {

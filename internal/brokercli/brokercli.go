@@ -64,7 +64,7 @@ type usageError struct{ error }
 func (u usageError) Unwrap() error { return u.error }
 
 // Run runs the program and returns its exit status: 0, 1 for a failure, 2 for
-// a mistake in the call, or the status of the command that dev ran.
+// a mistake in the call, or the status of the command that dev or run ran.
 func Run(args []string, env Env) int {
 	root := newRoot(env)
 	root.SetArgs(args)
@@ -134,6 +134,7 @@ short-lived leases from Vault or OpenBao and other back ends to the one command
 that "runenv run" starts. It keeps an audit log that can be verified offline.`,
 		Example: `  runenv-broker dev -- runenv run --role demo -- printenv DEMO_TOKEN
   runenv-broker policy check broker.yaml
+  runenv-broker providers check --config /etc/runenv/broker.yaml
   runenv-broker serve --config /etc/runenv/broker.yaml`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -144,7 +145,10 @@ that "runenv run" starts. It keeps an audit log that can be verified offline.`,
 	root.SetOut(env.Stdout)
 	root.SetErr(env.Stderr)
 	root.SetFlagErrorFunc(misused)
-	root.AddCommand(serveCommand(env), devCommand(env), policyCommand(env), auditCommand(env), keysCommand(env), versionCommand())
+	root.AddCommand(
+		serveCommand(env), devCommand(env), runCommand(env), policyCommand(env), providersCommand(env), leasesCommand(env),
+		auditCommand(env), keysCommand(env), versionCommand(),
+	)
 	return root
 }
 

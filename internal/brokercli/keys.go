@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,7 +50,16 @@ func look(ctx context.Context, env Env, path string) (*config.File, *sqlite.Stor
 
 // beside opens the store for reading, whether or not a broker has it open.
 func beside(ctx context.Context, file *config.File) (*sqlite.Store, error) {
-	s, err := sqlite.Open(ctx, sqlite.Config{Path: strings.TrimPrefix(file.Store, "sqlite:"), ReadOnly: true, Log: slog.New(slog.DiscardHandler)})
+	return openBeside(ctx, sqlite.Config{Path: strings.TrimPrefix(file.Store, "sqlite:"), ReadOnly: true})
+}
+
+// besideTool is beside for a tool that records what it does.
+func besideTool(ctx context.Context, file *config.File) (*sqlite.Store, error) {
+	return openBeside(ctx, sqlite.Config{Path: strings.TrimPrefix(file.Store, "sqlite:"), Beside: true})
+}
+
+func openBeside(ctx context.Context, cfg sqlite.Config) (*sqlite.Store, error) {
+	s, err := sqlite.Open(ctx, cfg)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, hinted{err, "the broker makes it when it first starts: is this its file, on its machine?"}

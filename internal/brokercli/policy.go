@@ -23,18 +23,22 @@ func policyCommand(env Env) *cobra.Command {
 	return cmd
 }
 
-// loadWhole loads a file as serve does, providers, leases and issuers
+// loadWhole loads a file as serve does, or run, providers, leases and issuers
 // included, and without touching the network.
-func loadWhole(env Env, path string) (*config.File, error) {
-	file, err := load(env, path, mode{})
+func loadWhole(env Env, path string, direct bool) (*config.File, error) {
+	var m mode
+	if direct {
+		m = aloneWith
+	}
+	file, err := load(env, path, m)
 	if err != nil {
 		return nil, err
 	}
 	log := slog.New(slog.DiscardHandler)
-	if _, err := open(file, mode{}, env.Now, log); err != nil {
+	if _, err := open(file, m, env.Now, log); err != nil {
 		return nil, err
 	}
-	v, err := verifierOf(file, mode{}, env.Now, log)
+	v, err := verifierOf(file, m, env.Now, log)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +47,7 @@ func loadWhole(env Env, path string) (*config.File, error) {
 }
 
 func policyCheckCommand(env Env) *cobra.Command {
-	var asJSON bool
+	var asJSON, direct bool
 	cmd := &cobra.Command{
 		Use:   "check FILE",
 		Short: "Check the file as serve would, without any network call",
@@ -55,7 +59,7 @@ the store aren't looked at.`,
   runenv-broker policy check --json broker.yaml | jq -r '.problems[].message'`,
 		Args: oneFile, ValidArgsFunction: yamlFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file, err := loadWhole(env, args[0])
+			file, err := loadWhole(env, args[0], direct)
 			if asJSON {
 				return errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(checked(file, err)), err)
 			}
@@ -67,8 +71,14 @@ the store aren't looked at.`,
 			return err
 		},
 	}
+	directFlag(cmd, &direct)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the result as JSON, besides the errors on stderr")
 	return cmd
+}
+
+// directFlag adds --direct.
+func directFlag(cmd *cobra.Command, direct *bool) {
+	cmd.Flags().BoolVar(direct, "direct", false, "the file is one for \"run\", and not for \"serve\"")
 }
 
 type checkJSON struct {
@@ -103,7 +113,7 @@ func checked(file *config.File, err error) checkJSON {
 }
 
 func policyTestCommand(env Env) *cobra.Command {
-	var asJSON bool
+	var asJSON, direct bool
 	cmd := &cobra.Command{
 		Use:   "test FILE",
 		Short: "Run the file's own tests",
@@ -115,7 +125,7 @@ if there are none.`,
   runenv-broker policy test --json broker.yaml`,
 		Args: oneFile, ValidArgsFunction: yamlFile,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			file, err := loadWhole(env, args[0])
+			file, err := loadWhole(env, args[0], direct)
 			if err != nil {
 				return err
 			}
@@ -145,6 +155,7 @@ if there are none.`,
 			return nil
 		},
 	}
+	directFlag(cmd, &direct)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the results as JSON")
 	return cmd
 }

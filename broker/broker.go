@@ -56,9 +56,10 @@ type Rules struct {
 	Definitions map[string]lease.Definition
 	// Reference is the definition of what r, which has no field, names for a
 	// role and a job's variables; its Name, Env and Sole are set by the broker.
-	// Its error wraps [ErrNotGranted], or else the reference can't be used. Nil:
-	// no role grants any.
-	Reference func(role *policy.Role, vars providers.Vars, r ref.Ref) (lease.Definition, error)
+	// fields are those that are wanted of it, "" being the whole; none for a
+	// lease that goes on. Its error wraps [ErrNotGranted], or else the reference
+	// can't be used. Nil: no role grants any.
+	Reference func(role *policy.Role, vars providers.Vars, r ref.Ref, fields []string) (lease.Definition, error)
 	Verifier  *identity.Verifier // of the issuers
 }
 

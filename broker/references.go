@@ -109,7 +109,11 @@ func (r *Rules) reference(g grant, c credential) (lease.Definition, error) {
 	err := ErrNotGranted
 	var def lease.Definition
 	if r.Reference != nil {
-		def, err = r.Reference(g.Role, g.Vars, c.ref)
+		var fields []string
+		for _, v := range c.vars {
+			fields = append(fields, v.Field)
+		}
+		def, err = r.Reference(g.Role, g.Vars, c.ref, fields)
 	}
 	switch {
 	case errors.Is(err, ErrNotGranted):

@@ -91,6 +91,13 @@ func ParseGlob(text string) (Glob, error) {
 	return g, nil
 }
 
+// Scheme is that of the references that the glob grants.
+func (g Glob) Scheme() string { return g.scheme }
+
+// Provider is that of the references that the glob grants; empty for those
+// that name none.
+func (g Glob) Provider() string { return g.provider }
+
 // Match reports whether the glob grants the reference.
 func (g Glob) Match(r Ref) bool {
 	if g.scheme == "" || r.Scheme != g.scheme || r.Provider != g.provider || !g.matchField(r) {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/runenv/action/broker/policy"
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/secret"
 )
 
@@ -128,7 +129,7 @@ type Provider struct {
 type Lease struct {
 	Name     string
 	Provider string
-	Env      []EnvVar      // at least one, in the file's order
+	Env      []EnvVar      // in the file's order; none: the definition's defaults
 	TTL      time.Duration // zero if absent: the lease engine's default
 	MaxTTL   time.Duration // 24h if absent
 
@@ -137,11 +138,9 @@ type Lease struct {
 	Pos    Pos
 }
 
-// An EnvVar maps an environment variable to a field of the credential.
+// An EnvVar says how an environment variable is made of the credential's
+// fields. Mask is true if absent.
 type EnvVar struct {
-	Name, Field string
-	Mask        bool    // true if absent
-	Optional    bool    // left out if the credential has no such field
-	Default     *string // its value if the credential has no such field
-	Pos         Pos
+	shape.Var
+	Pos Pos
 }

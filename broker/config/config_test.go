@@ -15,6 +15,7 @@ import (
 
 	"github.com/runenv/action/broker/config"
 	"github.com/runenv/action/broker/policy"
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/providers"
 	"github.com/runenv/action/secret"
 )
@@ -49,11 +50,11 @@ func TestExample(t *testing.T) {
 		Leases: []config.Lease{
 			{
 				Name: "db-readonly", Provider: "vault", TTL: 15 * time.Minute, MaxTTL: time.Hour,
-				Env: []config.EnvVar{{Name: "DB_USER", Field: "username", Mask: true}, {Name: "DB_PASSWORD", Field: "password", Mask: true}},
+				Env: []config.EnvVar{{Var: shape.Var{Name: "DB_USER", Field: "username", Mask: true}}, {Var: shape.Var{Name: "DB_PASSWORD", Field: "password", Mask: true}}},
 			},
 			{
 				Name: "npm", Provider: "vault", MaxTTL: 24 * time.Hour,
-				Env: []config.EnvVar{{Name: "NPM_TOKEN", Field: "token", Mask: true}, {Name: "NPM_REGISTRY", Field: "url"}},
+				Env: []config.EnvVar{{Var: shape.Var{Name: "NPM_TOKEN", Field: "token", Mask: true}}, {Var: shape.Var{Name: "NPM_REGISTRY", Field: "url"}}},
 			},
 		},
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/runenv/action/broker/identity"
 	"github.com/runenv/action/broker/policy"
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/secret"
 )
 
@@ -400,8 +401,6 @@ func (l *loader) checkProviders(raw entries[rawProvider]) {
 		case l.troubled(path) || e.value.Rest == nil: // reported already
 		case t.Value == "":
 			l.add(cmp.Or(t.Pos, e.name.Pos), path, "missing", "")
-		case t.Value == "aws" || t.Value == "gcp":
-			l.add(t.Pos, path, t.Value+" isn't supported by this version", "remove this provider and its leases")
 		case len(l.opt.ProviderTypes) > 0 && !slices.Contains(l.opt.ProviderTypes, t.Value):
 			hint := policy.Nearest(t.Value, l.opt.ProviderTypes)
 			l.add(t.Pos, path, "not a type of provider", cmp.Or(hint, "the types are "+strings.Join(l.opt.ProviderTypes, ", ")))
@@ -423,7 +422,7 @@ func (l *loader) addPart(part *rawPart) {
 	for _, e := range part.Roles {
 		v := &e.value
 		role := policy.RoleSpec{
-			Name: e.name, Match: v.Match, Leases: v.Leases,
+			Name: e.name, Match: v.Match, Leases: v.Leases, References: v.References,
 			SessionTTL: v.SessionTTL, HeartbeatTimeout: v.HeartbeatTimeout,
 			Limits:      policy.Limits{Sessions: int(v.Limits.Sessions), Leases: int(v.Limits.Leases)},
 			AllowEvents: v.AllowEvents, Unsafe: v.Unsafe,
@@ -449,7 +448,7 @@ func (l *loader) addLease(e *entry[rawLease]) {
 		return // not a mapping, which was reported
 	}
 	lease := Lease{
-		Name: e.name.Value, Provider: v.Provider.Value, Env: v.Env, TTL: v.TTL, MaxTTL: v.MaxTTL, Pos: e.name.Pos,
+		Name: e.name.Value, Provider: v.Provider.Value, TTL: v.TTL, MaxTTL: v.MaxTTL, Pos: e.name.Pos,
 		Decode: l.opt.decoder(v.Rest, e.path, []string{"provider", "env", "ttl", "max_ttl"}),
 	}
 	if !slices.ContainsFunc(l.file.Providers, func(p Provider) bool { return p.Name == lease.Provider }) && !l.troubled(e.path+".provider") {
@@ -459,8 +458,8 @@ func (l *loader) addLease(e *entry[rawLease]) {
 		}
 		l.add(cmp.Or(v.Provider.Pos, e.name.Pos), e.path+".provider", "no provider of that name", policy.Nearest(lease.Provider, names))
 	}
-	if len(v.Env) == 0 && !l.troubled(e.path+".env") {
-		l.add(e.name.Pos, e.path+".env", "sets no variable", "write env: {VARIABLE: field}")
+	if v.Env != nil {
+		lease.Env = *v.Env
 	}
 	if lease.MaxTTL == 0 {
 		lease.MaxTTL = maxTTL
@@ -473,8 +472,10 @@ func (l *loader) addLease(e *entry[rawLease]) {
 	}
 	l.file.Leases = append(l.file.Leases, lease)
 	spec := policy.LeaseSpec{Name: e.name, Text: hash(e.node)}
-	for _, variable := range v.Env {
-		spec.Env = append(spec.Env, policy.Text{Value: variable.Name, Pos: variable.Pos})
+	for _, variable := range lease.Env {
+		if variable.Name != shape.All {
+			spec.Env = append(spec.Env, policy.Text{Value: variable.Name, Pos: variable.Pos})
+		}
 	}
 	l.spec.Leases = append(l.spec.Leases, spec)
 }

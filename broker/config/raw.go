@@ -1,12 +1,14 @@
 package config
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/broker/policy"
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/secret"
 )
 
@@ -122,7 +124,7 @@ type rawProvider struct {
 
 type rawLease struct {
 	Provider policy.Text   `yaml:"provider"`
-	Env      rawEnv        `yaml:"env"`
+	Env      *rawEnv       `yaml:"env"`
 	File     unsupported   `yaml:"file"`
 	When     unsupported   `yaml:"when"`
 	TTL      time.Duration `yaml:"ttl"`
@@ -138,25 +140,33 @@ func (e *rawEnv) fromNode(d *decoder, n *node, path string) {
 		d.add(n, path, "not a mapping", "write VARIABLE: field")
 		return
 	}
+	if len(n.keys) == 0 {
+		d.add(n, path, "sets no variable", "write VARIABLE: field")
+	}
 	for i, key := range n.keys {
 		value := n.items[i]
 		at := pathTo(path, key, value)
-		if err := api.CheckVariable(key.text); err != nil {
-			d.add(key, path, err.Error(), "")
-			continue
+		if key.text != shape.All {
+			if err := api.CheckVariable(key.text); err != nil {
+				d.add(key, path, err.Error(), "")
+				continue
+			}
 		}
-		v := EnvVar{Name: key.text, Mask: true, Pos: key.pos}
+		v := EnvVar{Var: shape.Var{Name: key.text, Mask: true}, Pos: key.pos}
 		before := len(d.problems)
-		if value.kind == mapping {
+		switch {
+		case value.kind == mapping:
 			v.fromMapping(d, value, at)
-		} else if s, ok := d.str(value, at); ok {
-			v.Field = s
+		case key.text == shape.All:
+			d.add(value, at, "not a mapping", `write {}, or {prefix: APP_, fields: "db_*"}`)
+		default:
+			v.Field, _ = d.str(value, at)
 		}
 		if len(d.problems) > before {
 			continue
 		}
-		if v.Field == "" {
-			d.add(value, at, "names no field of the credential", "")
+		if err := v.Check(); err != nil {
+			d.add(value, at, err.Error(), hintOf(err))
 			continue
 		}
 		*e = append(*e, v)
@@ -165,22 +175,50 @@ func (e *rawEnv) fromNode(d *decoder, n *node, path string) {
 
 func (v *EnvVar) fromMapping(d *decoder, n *node, path string) {
 	var raw struct {
-		Field    string      `yaml:"field"`
-		Mask     *bool       `yaml:"mask"`
-		Optional bool        `yaml:"optional"`
-		Default  *string     `yaml:"default"`
-		Template unsupported `yaml:"template"`
-		As       unsupported `yaml:"as"`
-		Decode   unsupported `yaml:"decode"`
+		Field    string       `yaml:"field"`
+		Prefix   string       `yaml:"prefix"`
+		Fields   string       `yaml:"fields"`
+		Mask     *bool        `yaml:"mask"`
+		Optional bool         `yaml:"optional"`
+		Default  *string      `yaml:"default"`
+		Decode   string       `yaml:"decode"`
+		Template *rawTemplate `yaml:"template"`
+		As       string       `yaml:"as"`
 	}
 	d.decode(n, valueOf(&raw), path)
-	v.Field, v.Optional, v.Default = raw.Field, raw.Optional, raw.Default
+	v.Field, v.Prefix, v.Fields = raw.Field, raw.Prefix, raw.Fields
+	v.Optional, v.Default, v.Decode, v.As = raw.Optional, raw.Default, raw.Decode, raw.As
+	if raw.Template != nil {
+		v.Template = raw.Template.Template
+	}
 	if raw.Mask != nil {
 		v.Mask = *raw.Mask
 	}
-	if v.Optional && v.Default != nil {
-		d.add(n, path, "both optional and default", "optional leaves the variable out, default gives it a value: keep one")
+}
+
+// rawTemplate is the template of a variable.
+type rawTemplate struct{ *shape.Template }
+
+func (t *rawTemplate) fromNode(d *decoder, n *node, path string) {
+	s, ok := d.str(n, path)
+	if !ok {
+		return
 	}
+	var err error
+	if t.Template, err = shape.ParseTemplate(s); err != nil {
+		d.add(n, path, err.Error(), hintOf(err))
+	}
+}
+
+// hintOf is the cure that an error knows.
+func hintOf(err error) string {
+	if h, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err); ok {
+		return h.Hint()
+	}
+	return ""
 }
 
 // rawProject has the key vars, and for each issuer a key of its name.
@@ -222,7 +260,7 @@ type rawRole struct {
 	Projects         *rawSelector  `yaml:"projects"`
 	Match            rawMatch      `yaml:"match"`
 	When             unsupported   `yaml:"when"`
-	References       unsupported   `yaml:"references"`
+	References       []policy.Text `yaml:"references"`
 	Leases           []policy.Text `yaml:"leases"`
 	SessionTTL       time.Duration `yaml:"session_ttl"`
 	HeartbeatTimeout time.Duration `yaml:"heartbeat_timeout"`

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/runenv/action/broker/identity"
+	"github.com/runenv/action/ref"
 )
 
 // Defaults and bounds of a role. A heartbeat timeout under 3 s would end
@@ -286,6 +287,7 @@ func (c *compiler) compileRole(s *RoleSpec) {
 		role.projects = c.compileSelector(path+".projects", s.Projects)
 	}
 	c.compileRoleLeases(path, s, role)
+	c.compileReferences(path+".references", s, role)
 	unsafe := c.compileUnsafe(path, s)
 	events := c.compileEvents(path, s)
 	if len(s.Match) == 0 {
@@ -378,8 +380,8 @@ func (s *SelectorSpec) selects(project *Project) bool {
 
 func (c *compiler) compileRoleLeases(path string, s *RoleSpec, role *Role) {
 	path += ".leases"
-	if len(s.Leases) == 0 {
-		c.add(s.Name.Pos, path, "no leases", "name at least one lease definition")
+	if len(s.Leases) == 0 && len(s.References) == 0 {
+		c.add(s.Name.Pos, path, "no leases", "name at least one lease definition, or grant references")
 	}
 	if len(s.Leases) > maxRoleLeases {
 		c.add(s.Name.Pos, path, fmt.Sprintf("over %d leases", maxRoleLeases), "")
@@ -404,6 +406,42 @@ func (c *compiler) compileRoleLeases(path string, s *RoleSpec, role *Role) {
 			}
 			setBy[variable.Value] = name.Value
 		}
+	}
+}
+
+// compileReferences checks globs with a word in the place of each template,
+// which stands for one segment's text or a part of it and never for a *.
+func (c *compiler) compileReferences(path string, s *RoleSpec, role *Role) {
+	if len(s.References) > maxRoleLeases {
+		c.add(s.Name.Pos, path, fmt.Sprintf("over %d globs", maxRoleLeases), "")
+		return
+	}
+	for _, t := range s.References {
+		if slices.ContainsFunc(role.References, func(other Text) bool { return other.Value == t.Value }) {
+			c.add(t.Pos, path, "this glob stands here twice", "")
+			continue
+		}
+		if _, err := ref.ParseGlob(withoutHoles(t.Value)); err != nil {
+			c.add(t.Pos, path, err.Error(), "write it like vault://secret/ci/{{project.name}}/**: * stops at / and :, and ** is one or more whole segments")
+			continue
+		}
+		role.References = append(role.References, t)
+	}
+}
+
+// withoutHoles puts a letter in the place of each {{…}}. What may stand in one
+// is for whoever fills it.
+func withoutHoles(text string) string {
+	var b strings.Builder
+	for {
+		before, after, opened := strings.Cut(text, "{{")
+		_, rest, closed := strings.Cut(after, "}}")
+		if !opened || !closed {
+			b.WriteString(text)
+			return b.String()
+		}
+		b.WriteString(before + "x")
+		text = rest
 	}
 }
 

@@ -61,7 +61,7 @@ func canonicalRole(s *RoleSpec) any {
 		leases = append(leases, lease.Value)
 	}
 	return map[string]any{
-		"projects": selector, "match": canonicalMatch(s.Match), "leases": leases,
+		"projects": selector, "match": canonicalMatch(s.Match), "leases": leases, "references": sorted(s.References),
 		"session_ttl": s.SessionTTL, "heartbeat_timeout": s.HeartbeatTimeout, "limits": s.Limits,
 		"allow_events": canonicalReasons(s.AllowEvents), "unsafe": canonicalReasons(s.Unsafe),
 	}

@@ -35,6 +35,7 @@ type Limits struct {
 type Role struct {
 	Name             string
 	Leases           []string // in the file's order
+	References       []Text   // globs of references, whose templates each grant fills
 	SessionTTL       time.Duration
 	HeartbeatTimeout time.Duration
 	Limits           Limits
@@ -330,17 +331,29 @@ func (p *Policy) Grants(lease string) iter.Seq[Grant] {
 			if !slices.Contains(role.Leases, lease) {
 				continue
 			}
-			for _, name := range slices.Sorted(maps.Keys(role.rules)) {
-				rule := role.rules[name]
-				environments := []string{""}
-				if rule.pinsEnvironment {
-					environments = rule.literals(varEnvironment)
+			for grant := range p.RoleGrants(role) {
+				if !yield(grant) {
+					return
 				}
-				for _, project := range p.candidates(role, rule, p.issuers[name]) {
-					for _, environment := range environments {
-						if !yield(Grant{role, name, project, vars(role, project, environment)}) {
-							return
-						}
+			}
+		}
+	}
+}
+
+// RoleGrants yields each way in which the role can be had. The order is always
+// the same.
+func (p *Policy) RoleGrants(role *Role) iter.Seq[Grant] {
+	return func(yield func(Grant) bool) {
+		for _, name := range slices.Sorted(maps.Keys(role.rules)) {
+			rule := role.rules[name]
+			environments := []string{""}
+			if rule.pinsEnvironment {
+				environments = rule.literals(varEnvironment)
+			}
+			for _, project := range p.candidates(role, rule, p.issuers[name]) {
+				for _, environment := range environments {
+					if !yield(Grant{role, name, project, vars(role, project, environment)}) {
+						return
 					}
 				}
 			}

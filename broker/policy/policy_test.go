@@ -412,16 +412,17 @@ func TestDigest(t *testing.T) {
 		"places": func(s *policy.Spec) { s.Roles[0].Name.Pos = policy.Pos{File: "x", Line: 9, Column: 9} },
 	}
 	other := map[string]func(*policy.Spec){
-		"a value":         func(s *policy.Spec) { s.Roles[0].Match[0].Claims[0].Values[0].Value = "refs/heads/dev" },
-		"a literal":       func(s *policy.Spec) { s.Roles[1].Match[0].Claims[1] = claim("ref", "refs/tags/v") },
-		"an id":           func(s *policy.Spec) { s.Projects[0].Pins[0].Value.Value = "acme/shop-api@1009" },
-		"a variable":      func(s *policy.Spec) { s.Projects[0].Vars[1].Value.Value = "9" },
-		"a lease":         func(s *policy.Spec) { s.Leases[0].Text = "d2" },
-		"a role's leases": func(s *policy.Spec) { s.Roles[0].Leases = s.Roles[0].Leases[:1] },
-		"an issuer":       func(s *policy.Spec) { s.Issuers[0].Text = "g2" },
-		"deny":            func(s *policy.Spec) { s.Deny = nil },
-		"a time":          func(s *policy.Spec) { s.Roles[0].SessionTTL = time.Minute },
-		"a reason":        func(s *policy.Spec) { s.Roles[2].AllowEvents[0].Reason.Value = "y" },
+		"a value":             func(s *policy.Spec) { s.Roles[0].Match[0].Claims[0].Values[0].Value = "refs/heads/dev" },
+		"a literal":           func(s *policy.Spec) { s.Roles[1].Match[0].Claims[1] = claim("ref", "refs/tags/v") },
+		"an id":               func(s *policy.Spec) { s.Projects[0].Pins[0].Value.Value = "acme/shop-api@1009" },
+		"a variable":          func(s *policy.Spec) { s.Projects[0].Vars[1].Value.Value = "9" },
+		"a lease":             func(s *policy.Spec) { s.Leases[0].Text = "d2" },
+		"a role's references": func(s *policy.Spec) { s.Roles[0].References = texts("vault://secret/ci/**") },
+		"a role's leases":     func(s *policy.Spec) { s.Roles[0].Leases = s.Roles[0].Leases[:1] },
+		"an issuer":           func(s *policy.Spec) { s.Issuers[0].Text = "g2" },
+		"deny":                func(s *policy.Spec) { s.Deny = nil },
+		"a time":              func(s *policy.Spec) { s.Roles[0].SessionTTL = time.Minute },
+		"a reason":            func(s *policy.Spec) { s.Roles[2].AllowEvents[0].Reason.Value = "y" },
 	}
 	for name, change := range same {
 		spec := world()
@@ -502,4 +503,26 @@ func BenchmarkDecide(b *testing.B) {
 			}
 		}
 	})
+}
+
+func TestARoleMayGrantReferencesAlone(t *testing.T) {
+	t.Parallel()
+	spec := world()
+	spec.Roles[0].Leases = nil
+	spec.Roles[0].References = texts("vault://secret/ci/{{project.vars.team}}/**", "aws-sm://{{ project.name }}-*")
+	p := compile(t, spec)
+	role, _ := p.Role(spec.Roles[0].Name.Value)
+	if diff := cmp.Diff(spec.Roles[0].References, role.References); diff != "" {
+		t.Errorf("References (-want +got):\n%s", diff)
+	}
+	grants := 0
+	for g := range p.RoleGrants(role) {
+		if g.Role != role {
+			t.Errorf("a grant of role %q", g.Role.Name)
+		}
+		grants++
+	}
+	if grants == 0 {
+		t.Error("RoleGrants yields nothing")
+	}
 }

@@ -92,7 +92,7 @@ type VarSpec struct{ Name, Value Text }
 // canonical text of its whole entry, for the digest.
 type LeaseSpec struct {
 	Name Text
-	Env  []Text // the variables that it sets
+	Env  []Text // the variables that it sets, as far as the file names them
 	Text string
 }
 
@@ -103,6 +103,7 @@ type RoleSpec struct {
 	Projects         *SelectorSpec // nil: the key is absent
 	Match            []MatchSpec
 	Leases           []Text
+	References       []Text // globs of package ref, with the templates of definitions
 	SessionTTL       time.Duration
 	HeartbeatTimeout time.Duration
 	Limits           Limits

@@ -3,7 +3,6 @@ package brokercli
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -23,16 +22,18 @@ import (
 	"github.com/runenv/action/broker/issuer"
 	"github.com/runenv/action/broker/lease"
 	"github.com/runenv/action/broker/seal"
-	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/broker/store/sqlite"
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/providers/gcp"
 	"github.com/runenv/action/providers/static"
 	"github.com/runenv/action/providers/vault"
 )
 
 // types are the kinds of provider that this program has.
-func types() []providers.Type { return []providers.Type{static.Type(), vault.Type()} }
+func types() []providers.Type {
+	return []providers.Type{static.Type(), vault.Type(), gcp.Type()}
+}
 
 // A mode is whom a broker serves; its zero is that of serve.
 type mode struct {
@@ -49,88 +50,6 @@ func load(env Env, path string, m mode) (*config.File, error) {
 		names = append(names, t.Name)
 	}
 	return config.Load(path, config.Options{Getenv: env.LookupEnv, ProviderTypes: names, Dev: m.dev, Direct: m.ci != nil})
-}
-
-// opened is what a file's providers and leases became.
-type opened struct {
-	providers   map[string]providers.Provider
-	definitions map[string]lease.Definition
-}
-
-// open opens every provider and checks every lease definition, without a
-// network call, and reports all problems together.
-func open(file *config.File, m mode, now func() time.Time, log *slog.Logger) (*opened, error) {
-	var problems config.Problems
-	at := func(pos config.Pos, path string, err error) {
-		if more, ok := errors.AsType[config.Problems](err); ok {
-			problems = append(problems, more...)
-			return
-		}
-		problems = append(problems, config.Problem{Pos: pos, Path: path, Message: err.Error(), Hint: hintOf(err)})
-	}
-	out := &opened{providers: map[string]providers.Provider{}, definitions: map[string]lease.Definition{}}
-	audiences := map[string]string{}
-	for _, entry := range file.Providers {
-		i := slices.IndexFunc(types(), func(t providers.Type) bool { return t.Name == entry.Type })
-		if i < 0 {
-			at(entry.Pos, "providers."+entry.Name+".type", errors.New("no such type of provider"))
-			continue
-		}
-		cfg := providers.Config{Name: entry.Name, Decode: entry.Decode, Dev: m.dev, Now: now, Log: log}
-		if m.ci != nil {
-			cfg.CI = m.ci(entry.Name)
-		}
-		p, err := types()[i].Open(cfg)
-		if err != nil {
-			at(entry.Pos, "providers."+entry.Name, err)
-			continue
-		}
-		if a, ok := p.(providers.Audienced); ok && a.Audience() != "" {
-			switch other := audiences[a.Audience()]; {
-			case other != "":
-				at(entry.Pos, "providers."+entry.Name+".auth.audience", fmt.Errorf("has the audience of provider %q, so that a token made for one could be used at the other", other))
-			case a.Audience() == file.URL || a.Audience() == file.IssuerURL:
-				at(entry.Pos, "providers."+entry.Name+".auth.audience", errors.New("is the broker's own URL, so that its tokens could be used at the broker itself"))
-			}
-			audiences[a.Audience()] = entry.Name
-		}
-		out.providers[entry.Name] = p
-	}
-	for _, entry := range file.Leases {
-		path := "leases." + entry.Name
-		p, ok := out.providers[entry.Provider]
-		if !ok {
-			continue // said already
-		}
-		provides, err := p.Define(entry.Decode)
-		if err != nil {
-			at(entry.Pos, path, err)
-			continue
-		}
-		def := lease.Definition{
-			Name: entry.Name, ProviderName: entry.Provider, Provider: p, Provides: provides,
-			TTL: entry.TTL, MaxTTL: entry.MaxTTL,
-		}
-		for _, v := range entry.Env {
-			def.Env = append(def.Env, shape.Var{Name: v.Name, Field: v.Field, Mask: v.Mask, Optional: v.Optional, Default: v.Default})
-		}
-		out.definitions[entry.Name] = def
-		for grant := range file.Compiled.Grants(entry.Name) {
-			for _, t := range provides.Templates() {
-				if _, err := t.Expand(grant.Vars); err != nil {
-					project := "a project that the role pins itself"
-					if grant.Project != nil {
-						project = fmt.Sprintf("project %q", grant.Project.Name)
-					}
-					at(entry.Pos, path, fmt.Errorf("for role %q and %s: %w", grant.Role.Name, project, err))
-				}
-			}
-		}
-	}
-	if len(problems) > 0 {
-		return nil, ordered(problems)
-	}
-	return out, nil
 }
 
 // maxProblems bounds how many problems are reported: one template can fail for
@@ -288,7 +207,9 @@ func (w *world) compile(file *config.File) (*compiled, error) {
 			return nil, err
 		}
 	}
-	return &compiled{&broker.Rules{Policy: file.Compiled, Definitions: parts.definitions, Verifier: verifier}, parts.providers}, nil
+	return &compiled{&broker.Rules{
+		Policy: file.Compiled, Definitions: parts.definitions, Reference: parts.references.definition, Verifier: verifier,
+	}, parts.providers}, nil
 }
 
 // reload puts a new file in force, or changes nothing.

@@ -76,6 +76,7 @@ func told(err error) string {
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	const vault = "providers:\n  vault: {type: vault, address: https://vault.example.com}\n"
+	const gcp = "providers:\n  gcp: {type: gcp, audience: //iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/ci/providers/runenv}\n"
 	testOpenRefuses(t, []refusal{
 		{
 			"a type that isn't there",
@@ -96,6 +97,41 @@ func TestOpenRefuses(t *testing.T) {
 			"a definition that its provider refuses",
 			vault + "leases:\n  db: {provider: vault, env: {A: a}}" + role,
 			"runenv-broker: error: broker.yaml:14:3: leases.db: ",
+		},
+		{
+			"no variables, and no defaults",
+			vault + "leases:\n  db: {provider: vault, path: a/b}" + role,
+			"runenv-broker: error: broker.yaml:14:3: leases.db.env: missing, and this lease has no variables of its own\nrunenv-broker: hint: write env: {VARIABLE: field}\n",
+		},
+		{
+			"a ttl that the back end can't give",
+			gcp + "leases:\n  db: {provider: gcp, ttl: 2h, access_token: {service_account: \"ci@shop-1.iam.gserviceaccount.com\"}}" + role,
+			"runenv-broker: error: broker.yaml:14:3: leases.db.ttl: such a lease lives 1s at least and 1h0m0s at most\n",
+		},
+		{
+			"two leases that set one variable by default",
+			gcp + "leases:\n  db: {provider: gcp, access_token: {service_account: \"a-ci@shop-1.iam.gserviceaccount.com\"}}\n  two: {provider: gcp, access_token: {service_account: \"b-ci@shop-1.iam.gserviceaccount.com\"}, env: {GOOGLE_OAUTH_ACCESS_TOKEN: access_token}}" + strings.Replace(role, "[db]", "[db, two]", 1),
+			"runenv-broker: error: broker.yaml:15:3: leases.two: sets the variable GOOGLE_OAUTH_ACCESS_TOKEN, as the lease \"db\" of the same role \"prod\" does\nrunenv-broker: hint: ",
+		},
+		{
+			"a template of a reference that a project can't fill",
+			vault + "leases:\n  db: {provider: vault, path: a/b, env: {A: a}}" + role + "    references: [\"vault://secret/ci/{{project.vars.team}}/**\"]\n",
+			"runenv-broker: error: broker.yaml:20:18: roles.prod.references: for role \"prod\" and project \"pay-api\": ",
+		},
+		{
+			"a template of a reference that reads what a caller chooses",
+			vault + "leases:\n  db: {provider: vault, path: a/b, env: {A: a}}" + role + "    references: [\"vault://secret/ci/{{ref}}/**\"]\n",
+			"runenv-broker: error: broker.yaml:20:18: roles.prod.references: a template reads an unknown name",
+		},
+		{
+			"a reference without a provider",
+			vault + "leases:\n  db: {provider: vault, path: a/b, env: {A: a}}" + role + "    references: [\"gcp-sm://shop-1/*\"]\n",
+			"runenv-broker: error: broker.yaml:20:18: roles.prod.references: no provider has references gcp-sm://\n",
+		},
+		{
+			"a reference with another's provider",
+			vault + "leases:\n  db: {provider: vault, path: a/b, env: {A: a}}" + role + "    references: [\"vault://secret/*?provider=other\"]\n",
+			"runenv-broker: error: broker.yaml:20:18: roles.prod.references: no provider named \"other\" has references vault://\n",
 		},
 		{
 			"a template that a project can't fill",

@@ -80,7 +80,7 @@ var arrows = []arrow{
 	{"internal/guardian", []string{"internal/backoff", "internal/proc", "secret"}},
 	{"internal/devissuer", []string{"github.com/go-jose/go-jose/v4"}},
 	{"client", []string{"broker/api", "internal/backoff", "internal/ci", "internal/roots", "ref", "secret", "github.com/go-jose/go-jose/v4"}},
-	{"client/clienttest", []string{"broker/api", "internal/ci", "secret", "github.com/go-jose/go-jose/v4"}},
+	{"client/clienttest", []string{"broker/api", "internal/ci", "ref", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"internal/cli", []string{
 		"broker/api", "client", "ref", "secret",
 		"internal/backoff", "internal/ci", "internal/gha", "internal/guardian", "internal/inject", "internal/proc", "internal/redact", "internal/roots",

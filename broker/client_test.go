@@ -48,7 +48,7 @@ func TestClient(t *testing.T) {
 	}()
 	r.until("the client is told of a renewal", func() bool {
 		r.clock.add(100 * time.Millisecond) // within the session's limits
-		if _, err := s.Renew(ctx, leases[1].ID); err != nil {
+		if _, err := s.Renew(ctx, leases[1]); err != nil {
 			t.Errorf("renew: %v", err)
 		}
 		return len(renewed) > 0

@@ -227,6 +227,9 @@ func TestP5RenewalsEnd(t *testing.T) {
 		}
 		a := s.call(http.MethodPost, api.PathLeases+"/"+db.ID+"/renew", "")
 		var l api.Lease
+		if !last.Before(opened.Add(time.Hour)) && a.is(http.StatusConflict, api.CodeInvalidRequest) {
+			continue // the cap is its end: only another lease lives longer
+		}
 		if a.status != http.StatusOK || json.Unmarshal(a.body, &l) != nil {
 			t.Fatalf("renew at %v = %v", r.clock.Now().Sub(opened), a)
 		}

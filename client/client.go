@@ -11,8 +11,9 @@
 //
 // A session is bound to a key that lives in this process's memory (DPoP, RFC
 // 9449): its token is worth nothing to whoever steals it alone. The broker
-// renews leases by itself for as long as the session lives; [Session.KeepAlive]
-// tells of it.
+// renews leases by itself for as long as the session lives, where their back
+// ends can; [Session.KeepAlive] tells of it, and of those that near their end,
+// which [Session.Renew] leases anew.
 //
 // The package promises: no token is sent before the broker has said that its
 // URL is the one that was configured; redirects are never followed; a refusal

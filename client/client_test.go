@@ -130,11 +130,11 @@ func TestWholeSession(t *testing.T) {
 			if left := s.HardEnd().Sub(w.clock()); left < 59*time.Minute || left > time.Hour {
 				t.Errorf("HardEnd in %v", left)
 			}
-			renewed, err := s.Renew(t.Context(), leases[0].ID)
+			renewed, err := s.Renew(t.Context(), leases[0])
 			if err != nil || renewed.ID != leases[0].ID || len(renewed.Env) != 0 {
 				t.Errorf("Renew = %+v, %v", renewed, err)
 			}
-			if _, err := s.Renew(t.Context(), "../../oauth2/token"); err == nil {
+			if _, err := s.Renew(t.Context(), api.Lease{ID: "../../oauth2/token", Renewable: true}); err == nil {
 				t.Error("Renew of a strange id worked")
 			}
 			one, err := s.Lease(t.Context(), "npm")

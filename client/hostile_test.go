@@ -58,7 +58,7 @@ func TestTextsOfAnAnswerAreHarmless(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	renewed, err := s.Renew(t.Context(), "id")
+	renewed, err := s.Renew(t.Context(), api.Lease{ID: "id", Renewable: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,8 @@ func (e *EndedError) Error() string {
 // KeepAlive keeps the session alive until ctx is done, and then returns nil.
 // It sends heartbeats at the interval that the broker wants and holds the
 // broker's stream of events open; on, unless nil, is called with each event
-// that concerns a lease, one at a time. If the broker ends the session,
+// that concerns a lease (api.EventRenewed, api.EventExpiring), one at a time. It
+// may take its time and call [Session.Renew]: heartbeats don't wait for it. If the broker ends the session,
 // KeepAlive returns an [*EndedError]; whatever else goes wrong it tries again.
 func (s *Session) KeepAlive(ctx context.Context, on func(api.Event)) error {
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -27,7 +27,9 @@ type kept struct {
 
 func keep(t *testing.T, cfg clienttest.Config) *kept {
 	t.Helper()
-	cfg.Roles = roles
+	if cfg.Roles == nil {
+		cfg.Roles = roles
+	}
 	k := &kept{
 		Broker:  clienttest.Start(cfg),
 		waiting: make(chan time.Duration, 100),
@@ -146,6 +148,49 @@ func TestRenewalsAreTold(t *testing.T) {
 	k.Renewed("db", expires)
 	if e := <-k.events; e.Event != api.EventRenewed || e.Lease.Name != "db" || !e.Lease.ExpiresAt.Equal(expires) {
 		t.Errorf("event %+v", e)
+	}
+}
+
+// What nears its end is leased anew from within the callback, while heartbeats
+// go on.
+func TestWhatNearsItsEndIsLeasedAnew(t *testing.T) {
+	t.Parallel()
+	k := keep(t, clienttest.Config{Roles: map[string][]api.Lease{"demo": {{Name: "sts", Revocability: "expires", Env: []api.Var{{Name: "AWS_SESSION_TOKEN"}}}}}})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	if _, err := k.session.Lease(ctx); err != nil {
+		t.Fatal(err)
+	}
+	renewed := make(chan api.Lease, 1)
+	go func() {
+		k.ended <- k.session.KeepAlive(ctx, func(e api.Event) {
+			if e.Event != api.EventExpiring {
+				t.Errorf("event %+v", e)
+			}
+			l, err := k.session.Renew(ctx, *e.Lease)
+			if err != nil {
+				t.Errorf("Renew = %v", err)
+			}
+			renewed <- l
+		})
+	}()
+	k.untilWatched(t)
+	k.Expiring("sts")
+	l := <-renewed
+	if l.Name != "sts" || len(l.Env) != 1 || l.ID == "" {
+		t.Errorf("leased %+v", l)
+	}
+	if n := k.Count("POST /v1/leases"); n != 2 {
+		t.Errorf("%d lease requests, want 2", n)
+	}
+	// It isn't replaced twice: the fake, as the broker, says no.
+	old := k.Sessions()[k.session.ID()].Leases[0]
+	if old.Name != "sts" || old.ID == l.ID {
+		t.Fatalf("leases %+v", k.Sessions()[k.session.ID()].Leases)
+	}
+	_, err := k.session.Renew(ctx, old)
+	if refusal, ok := errors.AsType[*api.Error](err); !ok || refusal.Status != http.StatusConflict {
+		t.Errorf("replacing twice = %v, want 409", err)
 	}
 }
 

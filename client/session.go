@@ -14,6 +14,7 @@ import (
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/internal/ci"
+	"github.com/runenv/action/ref"
 	"github.com/runenv/action/secret"
 )
 
@@ -205,14 +206,25 @@ func (s *Session) authorize(r *http.Request) error { return s.prover.prove(r, s.
 // Lease takes leases by their names in the role; no name means all of the
 // role's. Either all are given or none. A refusal is an [*Error].
 func (s *Session) Lease(ctx context.Context, names ...string) ([]api.Lease, error) {
-	if len(names) > api.MaxLeaseNames {
-		return nil, fmt.Errorf("%d leases at once: the most are %d", len(names), api.MaxLeaseNames)
+	return s.LeaseAll(ctx, api.LeaseRequest{Leases: names})
+}
+
+// LeaseAll is Lease for names, references and leases to replace together.
+// References to one secret are one lease, whose name is the reference without
+// its field.
+func (s *Session) LeaseAll(ctx context.Context, request api.LeaseRequest) ([]api.Lease, error) {
+	if n := len(request.Leases) + len(request.References); n > api.MaxLeaseNames {
+		return nil, fmt.Errorf("%d leases at once: the most are %d", n, api.MaxLeaseNames)
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
-	body, err := json.Marshal(api.LeaseRequest{Leases: append([]string{}, names...)})
+	request.Leases = append([]string{}, request.Leases...) // [], not null
+	body, err := json.Marshal(request)
 	if err != nil {
-		return nil, fmt.Errorf("encoding the names: %w", err)
+		return nil, fmt.Errorf("encoding the request: %w", err)
+	}
+	if len(body) > api.MaxRequest {
+		return nil, fmt.Errorf("a request of %d bytes: the most are %d", len(body), api.MaxRequest)
 	}
 	var answer api.Leases
 	err = s.c.do(ctx, call{
@@ -233,9 +245,48 @@ func (s *Session) Lease(ctx context.Context, names ...string) ([]api.Lease, erro
 	return answer.Leases, nil
 }
 
-// Renew lengthens one lease, and returns it with its new expiry and without
-// values. The broker does so by itself while the session lives.
-func (s *Session) Renew(ctx context.Context, id string) (api.Lease, error) {
+// Renew gives a lease a longer life. Where the back end can do so in place, the
+// lease comes back with its new expiry and without values; the broker does that
+// by itself while the session lives. Where it can't, another is leased in its
+// stead and comes back with values of its own; the old one lives on to its own
+// end. That can be done once half of the old one's life is over.
+//
+// A lease that was asked for by references can only be leased again with them:
+// references are those of the request, of which Renew takes what is the
+// lease's. A refusal is an [*Error].
+func (s *Session) Renew(ctx context.Context, lease api.Lease, references ...api.Reference) (api.Lease, error) {
+	if lease.Renewable {
+		renewed, err := s.renew(ctx, lease.ID)
+		refusal, ok := errors.AsType[*api.Error](err)
+		if !ok || refusal.Status != http.StatusConflict {
+			return renewed, err
+		}
+	}
+	request := api.LeaseRequest{Replaces: []string{lease.ID}}
+	if strings.Contains(lease.Name, "://") {
+		for _, given := range references {
+			if r, err := ref.Parse(given.Ref); err == nil && r.Credential().String() == lease.Name {
+				request.References = append(request.References, given)
+			}
+		}
+		if len(request.References) == 0 {
+			return api.Lease{}, fmt.Errorf("leasing %q again: its references aren't given", lease.Name)
+		}
+	} else {
+		request.Leases = []string{lease.Name}
+	}
+	leases, err := s.LeaseAll(ctx, request)
+	switch {
+	case err != nil:
+		return api.Lease{}, err
+	case len(leases) != 1:
+		return api.Lease{}, fmt.Errorf("leasing %q again: the answer has %d leases", lease.Name, len(leases))
+	}
+	return leases[0], nil
+}
+
+// renew lengthens a lease in place.
+func (s *Session) renew(ctx context.Context, id string) (api.Lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
 	var answer api.Lease

@@ -468,7 +468,6 @@ func (e *Engine) shorten(ctx context.Context, it *item, login secret.Value) {
 	if !ok || !it.cred.Renewable || it.cred.Expires.IsZero() {
 		return
 	}
-	const slack = 5 * time.Second
 	if !it.cred.Expires.After(e.cfg.Now().Add(it.ttl + slack)) {
 		return
 	}

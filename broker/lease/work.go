@@ -222,12 +222,11 @@ func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease,
 	c.To, c.NeedsLive = store.Active, true
 	c.Else, _ = over(row, e.cfg.Now())
 	c.ElseEntries = []store.Entry{e.entry(kind+string(c.Else), row, "", "session_ended")}
-	renewed, err := e.renew(ctx, s, row)
+	renewed, most, err := e.renew(ctx, s, row)
 	c.Epoch = renewed.Epoch
 	now := e.cfg.Now()
 	switch {
-	case err == nil && !renewed.ExpiresAt.After(row.ExpiresAt.Add(leastGain)):
-		// The back end's own maximum is reached.
+	case err == nil && most:
 		c.ExpiresAt, c.DiesBy = renewed.ExpiresAt, renewed.DiesBy
 		c.NextAt, tell = end(renewed), foretells(s, renewed)
 		c.Entries = []store.Entry{e.entry(kind+"not_renewed", renewed, "", "provider_maximum")}
@@ -252,10 +251,6 @@ func (e *Engine) renewDue(ctx context.Context, s store.Session, row store.Lease,
 	}
 	return c, tell
 }
-
-// leastGain is what a renewal adds at least unless the back end's own maximum
-// is reached: times at back ends are whole seconds.
-const leastGain = 2 * time.Second
 
 // errNotRenewed: today's policy, or the kind of credential, forbids it.
 var errNotRenewed = errors.New("not renewed")
@@ -286,65 +281,76 @@ func (e *Engine) foresee(ctx context.Context, s store.Session, row store.Lease, 
 }
 
 // renew asks the back end and returns the row with its new times. After an
-// error it is the row as the store has it.
-func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (store.Lease, error) {
+// error it is the row as the store has it. most: the back end's own maximum is
+// reached, for it gave less than was asked for, and no more than before.
+func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (_ store.Lease, most bool, err error) {
 	p, ok := e.cfg.Provider(row.Provider)
 	if !ok {
-		return row, fmt.Errorf("provider %q is no longer in the broker's file: %w", row.Provider, errNotRenewed)
+		return row, false, fmt.Errorf("provider %q is no longer in the broker's file: %w", row.Provider, errNotRenewed)
 	}
 	handle, err := e.openHandle(ctx, row)
 	if err != nil {
-		return row, err
+		return row, false, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
 	defer cancel()
 	if row.IsLogin {
 		loginer, ok := p.(providers.LoginRenewer)
 		if !ok {
-			return row, errNotRenewed
+			return row, false, errNotRenewed
 		}
 		ttl := p.(providers.Loginer).LoginTTL()
 		if row, err = e.foresee(ctx, s, row, time.Time{}, ttl); err != nil {
-			return row, err
+			return row, false, err
 		}
 		expires, err := e.lengthenLogin(ctx, loginer, row.Provider, handle)
 		if err != nil {
-			return row, err
+			return row, false, err
 		}
 		if expires.IsZero() {
 			expires = e.cfg.Now().Add(ttl)
 		}
+		most = e.atMost(row, expires, ttl)
 		row.ExpiresAt, row.DiesBy = expires, expires
-		return row, nil
+		return row, most, nil
 	}
 	renewer, ok := p.(providers.Renewer)
 	if !ok || !row.Renewable {
-		return row, errNotRenewed
+		return row, false, errNotRenewed
 	}
 	def, digest, err := e.cfg.Judge(ctx, s, row.Name)
 	if err != nil {
-		return row, fmt.Errorf("today's policy: %w: %w", err, errNotRenewed)
+		return row, false, fmt.Errorf("today's policy: %w: %w", err, errNotRenewed)
 	}
 	login := e.loginHandles(ctx, s.ID)[row.Login]
 	shortest, _ := boundsOf(def)
 	ttl := min(timeToLive(def, s, e.cfg.Now()), row.EndsAt.Sub(e.cfg.Now()))
 	if ttl < shortest {
-		return row, errNotRenewed
+		return row, false, errNotRenewed
 	}
 	if row, err = e.foresee(ctx, s, row, login.expires, ttl); err != nil {
-		return row, err
+		return row, false, err
 	}
 	expires, err := e.lengthen(ctx, renewer, row.Provider, handle, login.handle, ttl)
 	if err != nil {
-		return row, err
+		return row, false, err
 	}
+	most = e.atMost(row, expires, ttl)
 	row.PolicyDigest = digest
 	if expires.IsZero() {
 		// It is never lengthened for ever: what was asked for is what is known.
-		return row, fmt.Errorf("%w: a renewal without an expiry", providers.ErrMalformed)
+		return row, false, fmt.Errorf("%w: a renewal without an expiry", providers.ErrMalformed)
 	}
 	row.ExpiresAt, row.DiesBy = expires, e.boundOf(s, row, login.expires, expires)
-	return row, nil
+	return row, most, nil
+}
+
+// slack is what a back end's answer may differ by: its times are whole seconds,
+// and the way to it takes some.
+const slack = 5 * time.Second
+
+func (e *Engine) atMost(row store.Lease, expires time.Time, asked time.Duration) bool {
+	return expires.Before(e.cfg.Now().Add(asked-slack)) && expires.Before(row.ExpiresAt.Add(slack))
 }
 
 func (e *Engine) lengthen(ctx context.Context, p providers.Renewer, name string, handle, login secret.Value, ttl time.Duration) (_ time.Time, err error) {
@@ -359,15 +365,15 @@ func (e *Engine) lengthenLogin(ctx context.Context, p providers.LoginRenewer, na
 
 // Renew lengthens one active lease of a live session at its client's word and
 // returns it with its new expiry. store.ErrConflict: it isn't active or can't
-// be renewed; otherwise a [*Failure].
+// be renewed, or not past the end that it has; otherwise a [*Failure].
 func (e *Engine) Renew(ctx context.Context, s store.Session, row store.Lease, request string) (store.Lease, error) {
 	unlock := e.locks.lock(s.ID)
 	defer unlock()
-	if row.State != store.Active || !e.canRenew(row) {
+	if row.State != store.Active || !e.canRenew(row) || !e.renews(row) && foretells(s, row) {
 		return row, store.ErrConflict
 	}
 	row.Epoch = 0 // of somebody's claim
-	renewed, err := e.renew(ctx, s, row)
+	renewed, most, err := e.renew(ctx, s, row)
 	if err != nil {
 		switch {
 		case errors.Is(err, errNotRenewed):
@@ -389,7 +395,10 @@ func (e *Engine) Renew(ctx context.Context, s store.Session, row store.Lease, re
 	if err != nil {
 		return row, err
 	}
-	e.cfg.Notify(Event{Session: s.ID, Lease: &renewed})
 	e.Wake()
+	if most && foretells(s, renewed) {
+		return renewed, fmt.Errorf("the back end's own maximum is reached: %w", store.ErrConflict)
+	}
+	e.cfg.Notify(Event{Session: s.ID, Lease: &renewed})
 	return renewed, nil
 }

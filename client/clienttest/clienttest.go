@@ -22,6 +22,7 @@ import (
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/internal/ci"
+	"github.com/runenv/action/ref"
 	"github.com/runenv/action/secret"
 )
 
@@ -30,6 +31,10 @@ type Config struct {
 	// Roles are the leases of each role, which are delivered as they stand,
 	// with an ID of their own.
 	Roles map[string][]api.Lease
+	// References are the secrets that any role may have by reference, by their
+	// canonical text without a field. Env are a secret's fields: a name and a
+	// value each.
+	References map[string]api.Lease
 	// TLS makes the broker speak HTTPS and HTTP/2.
 	TLS bool
 	// Issuer is what discovery names; "" is the truth.
@@ -74,7 +79,9 @@ type Session struct {
 
 	thumbprint, end string
 	events          []chan api.Event
-	replies         map[string]string // Idempotency-Key to body
+	replies         map[string]string   // Idempotency-Key to body
+	replaced        map[string]string   // lease id to the Idempotency-Key of what replaced it
+	sets            map[string][]string // Idempotency-Key to the ids of its leases
 }
 
 // Start makes a fake listen. Close it after use.
@@ -251,6 +258,20 @@ func (b *Broker) Renewed(name string, expires time.Time) {
 	}
 }
 
+// Expiring tells the watchers of every session that a lease nears its end.
+func (b *Broker) Expiring(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.sessions {
+		for _, lease := range s.Leases {
+			if lease.Name == name {
+				lease.Env = nil
+				s.tell(api.Event{Event: api.EventExpiring, Lease: &lease})
+			}
+		}
+	}
+}
+
 // CutWatches breaks every stream of events.
 func (b *Broker) CutWatches() {
 	b.mu.Lock()
@@ -335,7 +356,7 @@ func (b *Broker) token(w http.ResponseWriter, r *http.Request) {
 		b.sessions[before.access].finish("exchanged_again")
 	}
 	access := "access-" + rand.Text()
-	s := &Session{ID: "s-" + rand.Text(), Role: role, thumbprint: proof.thumbprint, end: "end-" + rand.Text(), replies: map[string]string{}}
+	s := &Session{ID: "s-" + rand.Text(), Role: role, thumbprint: proof.thumbprint, end: "end-" + rand.Text(), replies: map[string]string{}, replaced: map[string]string{}, sets: map[string][]string{}}
 	b.sessions[access] = s
 	b.tokens[form.Get("subject_token")] = exchanged{proof.thumbprint, string(body), access}
 	answer(w, api.Token{
@@ -402,12 +423,23 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, s *Session, p pro
 			refuse(w, http.StatusBadRequest, api.CodeInvalidRequest, "another body under this key")
 			return
 		}
-		s.Leases = nil // the first set ends
+		// The first set ends.
+		s.Leases = slices.DeleteFunc(s.Leases, func(l api.Lease) bool { return slices.Contains(s.sets[key], l.ID) })
 	}
 	s.replies[key] = string(body)
 	var out []api.Lease
+	for _, id := range in.Replaces {
+		switch i := slices.IndexFunc(s.Leases, func(l api.Lease) bool { return l.ID == id }); {
+		case i < 0:
+			refuse(w, http.StatusNotFound, api.CodeNotFound, "no such lease in this session")
+			return
+		case s.replaced[id] != "" && s.replaced[id] != key || s.Leases[i].State != "active":
+			refuse(w, http.StatusConflict, api.CodeInvalidRequest, "a lease to replace isn't active, or was replaced before")
+			return
+		}
+	}
 	for _, lease := range b.cfg.Roles[s.Role] {
-		if len(in.Leases) > 0 && !slices.Contains(in.Leases, lease.Name) {
+		if len(in.Leases)+len(in.References) > 0 && !slices.Contains(in.Leases, lease.Name) {
 			continue
 		}
 		lease.ID = "l-" + rand.Text()
@@ -420,8 +452,59 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, s *Session, p pro
 			return
 		}
 	}
+	named, refusal := b.named(in.References)
+	if refusal != nil {
+		answerError(w, refusal.Status, refusal)
+		return
+	}
+	out = append(out, named...)
+	for _, id := range in.Replaces {
+		s.replaced[id] = key
+	}
+	for _, lease := range out {
+		s.sets[key] = append(s.sets[key], lease.ID)
+	}
 	s.Leases = append(s.Leases, out...)
 	answer(w, api.Leases{Leases: out})
+}
+
+// named are the leases that references name, those to one secret together.
+func (b *Broker) named(references []api.Reference) ([]api.Lease, *api.Error) {
+	var out []api.Lease
+	for _, given := range references {
+		r, err := ref.Parse(given.Ref)
+		if err != nil {
+			return nil, &api.Error{Status: http.StatusBadRequest, Code: api.CodeInvalidRequest, Description: err.Error(), RequestID: "r-fake"}
+		}
+		name := r.Credential().String()
+		secret, granted := b.cfg.References[name]
+		if !granted {
+			return nil, &api.Error{Status: http.StatusForbidden, Code: api.CodeAccessDenied, Lease: name, Description: "the RunEnv role doesn't grant this reference", RequestID: "r-fake"}
+		}
+		i := slices.IndexFunc(out, func(l api.Lease) bool { return l.Name == name })
+		if i < 0 {
+			i = len(out)
+			lease := secret
+			lease.ID, lease.Name, lease.State, lease.Env = "l-"+rand.Text(), name, "active", nil
+			out = append(out, lease)
+		}
+		prefix, all := strings.CutSuffix(given.Variable, "*")
+		before := len(out[i].Env)
+		for _, field := range secret.Env {
+			v := api.Var{Name: given.Variable, Value: field.Value, Mask: true}
+			switch {
+			case all:
+				v.Name = prefix + strings.ToUpper(field.Name)
+			case r.Field != field.Name && (r.Field != "" || len(secret.Env) != 1):
+				continue
+			}
+			out[i].Env = append(out[i].Env, v)
+		}
+		if len(out[i].Env) == before {
+			return nil, &api.Error{Status: http.StatusBadGateway, Code: api.CodeProviderNotFound, Lease: name, Description: "the back end has no such field: " + r.Field, RequestID: "r-fake"}
+		}
+	}
+	return out, nil
 }
 
 func (b *Broker) renew(w http.ResponseWriter, r *http.Request, s *Session, p proof) {
@@ -433,6 +516,10 @@ func (b *Broker) renew(w http.ResponseWriter, r *http.Request, s *Session, p pro
 	}
 	for i := range s.Leases {
 		if s.Leases[i].ID == r.PathValue("id") {
+			if !s.Leases[i].Renewable || s.replaced[s.Leases[i].ID] != "" {
+				refuse(w, http.StatusConflict, api.CodeInvalidRequest, "this lease can't be renewed in place; lease it again, with its id in replaces")
+				return
+			}
 			s.Leases[i].ExpiresAt = b.cfg.Now().Add(time.Hour)
 			lease := s.Leases[i]
 			lease.Env = nil

@@ -59,8 +59,9 @@ The audit log goes to standard error as JSON lines before what it tells of is
 handed out, or to the end of --audit-file, and isn't kept.
 
 SIGINT and SIGTERM end the command and its leases. If this process is killed by
-SIGKILL nobody revokes what it got: a login at Vault takes its leases along
-within five minutes, other credentials live to their end.
+SIGKILL nobody revokes what it got: a login at Vault takes its leases along when
+it runs out, after the "token_ttl" of its Vault role (an hour at most, five
+minutes is better); other credentials live to their end.
 
 Exit status: as of "runenv run"; 1 or 2 for a fault in FILE or in the call.`,
 		Example: `  runenv-broker run --config runenv.yaml --role deploy -- ./deploy.sh
@@ -101,6 +102,24 @@ Exit status: as of "runenv run"; 1 or 2 for a fault in FILE or in the call.`,
 var aloneWith = mode{ci: func(string) providers.TokenSource {
 	return func(context.Context, string) (string, error) { return "", errors.New("no token is asked for yet") }
 }}
+
+// onlyAlone refuses what a broker for one command can't do.
+func onlyAlone(file *config.File, parts *opened) error {
+	var problems config.Problems
+	for _, entry := range file.Providers {
+		if a, ok := parts.providers[entry.Name].(providers.Audienced); ok && a.Audience() != "" {
+			problems = append(problems, config.Problem{
+				Pos: entry.Pos, Path: "providers." + entry.Name + ".auth.method",
+				Message: "logs in with the broker's own token, and nobody can verify one of a broker for one command",
+				Hint:    "let it log in with the job's own token: auth: {method: ci}",
+			})
+		}
+	}
+	if len(problems) > 0 {
+		return ordered(problems)
+	}
+	return nil
+}
 
 func runDirect(ctx context.Context, env Env, path, trailFile string, direct *cli.Direct, command []string, log *slog.Logger) error {
 	// All that can be wrong with the file is found where there is no token too.
@@ -155,7 +174,7 @@ type aloneBroker struct {
 }
 
 func openAlone(ctx context.Context, env Env, file *config.File, source ci.Source, t *trail, log *slog.Logger) (*aloneBroker, error) {
-	w, err := assemble(ctx, env, file, mode{ci: jobTokens(env, source)}, log)
+	w, err := assemble(ctx, env, file, mode{ci: jobTokens(env, file.URL, source)}, log)
 	if err != nil {
 		return nil, err
 	}
@@ -228,8 +247,9 @@ func (a *aloneBroker) tellLeft(ctx context.Context, env Env, sessions []string) 
 }
 
 // jobTokens gives the CI's own tokens: for each provider from a variable of its
-// own, else from the source of the job's token.
-func jobTokens(env Env, source ci.Source) func(string) providers.TokenSource {
+// own, else from the source of the job's token. None is made out to the broker:
+// a back end could use that one there.
+func jobTokens(env Env, broker string, source ci.Source) func(string) providers.TokenSource {
 	getenv := func(name string) string {
 		v, _ := env.LookupEnv(name)
 		return v
@@ -238,6 +258,12 @@ func jobTokens(env Env, source ci.Source) func(string) providers.TokenSource {
 		suffix := "_FOR_" + variable(provider)
 		return func(ctx context.Context, audience string) (string, error) {
 			from, name := source, ci.VarToken+suffix
+			if audience == broker {
+				return "", hinted{
+					fmt.Errorf("the audience of provider %q is the broker's own url", provider),
+					"give the provider an `auth.audience` of its own, or the file another `url`",
+				}
+			}
 			own, err := ci.Detect(ci.Config{Getenv: func(name string) string {
 				if name != ci.VarToken && name != ci.VarTokenFile {
 					return ""

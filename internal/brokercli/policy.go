@@ -35,8 +35,14 @@ func loadWhole(env Env, path string, direct bool) (*config.File, error) {
 		return nil, err
 	}
 	log := slog.New(slog.DiscardHandler)
-	if _, err := open(file, m, env.Now, log); err != nil {
+	parts, err := open(file, m, env.Now, log)
+	if err != nil {
 		return nil, err
+	}
+	if direct {
+		if err := onlyAlone(file, parts); err != nil {
+			return nil, err
+		}
 	}
 	v, err := verifierOf(file, m, env.Now, log)
 	if err != nil {

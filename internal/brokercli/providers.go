@@ -234,17 +234,17 @@ type checker struct {
 
 func newChecker(ctx context.Context, env Env, path string, direct bool) (*checker, error) {
 	c := &checker{session: lease.NewID("check"), now: env.Now, close: func() {}}
+	var err error
+	if c.file, err = loadWhole(env, path, direct); err != nil {
+		return nil, err
+	}
 	var m mode
 	if direct {
 		source, err := ci.Detect(ci.Config{Getenv: func(name string) string { v, _ := env.LookupEnv(name); return v }})
 		if err != nil {
 			return nil, err
 		}
-		m.ci = jobTokens(env, source)
-	}
-	var err error
-	if c.file, err = load(env, path, m); err != nil {
-		return nil, err
+		m.ci = jobTokens(env, c.file.URL, source)
 	}
 	parts, err := open(c.file, m, env.Now, slog.New(slog.DiscardHandler))
 	if err != nil {

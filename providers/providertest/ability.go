@@ -95,10 +95,6 @@ func loginsEnd(t *testing.T, b *Backend) {
 	if end := s.login.Expires; end.IsZero() || end.After(time.Now().Add(most+slack)) || !end.After(time.Now()) {
 		t.Errorf("the login expires at %v, want within %v of now", end, most)
 	}
-	_, logouter := b.Provider.(providers.Logouter)
-	if _, renewer := b.Provider.(providers.LoginRenewer); !logouter && !renewer && most < lifetime(s.def) && !loginless(s.def) {
-		t.Errorf("a login of %v that can neither be renewed nor ended, for credentials of %v", most, lifetime(s.def))
-	}
 }
 
 // showsMarkers: what is found at the back end can be led back to a lease.

@@ -192,7 +192,7 @@ func concurrent(t *testing.T, b *Backend) {
 			login = l.Handle
 		}
 		cred, err := b.Provider.Issue(t.Context(), providers.Request{
-			Definition: def, Vars: b.Vars, TTL: lifetime(def), Marker: "m", Login: login, Role: "prod", Session: "s-1", Tokens: b.Tokens,
+			Definition: def, Vars: b.Vars, TTL: lifetime(def), Marker: "runenv-m", Login: login, Role: "prod", Session: "s-1", Tokens: b.Tokens,
 		})
 		if err != nil {
 			return fmt.Errorf("issue: %w", err)

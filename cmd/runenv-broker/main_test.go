@@ -73,6 +73,7 @@ func TestScripts(t *testing.T) {
 			"replace": replaceCmd,
 			"capture": captureCmd,
 			"auditor": auditorCmd,
+			"serves":  servesCmd,
 			"hold":    holdCmd,
 			"status":  statusCmd,
 			"await":   awaitCmd,
@@ -194,16 +195,27 @@ func auditorCmd(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(report.Checkpoint), 0o600))
 		return
 	}
+	var discovery api.Discovery
+	ts.Check(json.Unmarshal(served(ts, args[2]+api.PathDiscovery), &discovery))
+	ts.Setenv(args[1], discovery.AuditKey)
+}
+
+// serves FILE URL: makes a file of what the broker serves there.
+func servesCmd(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), served(ts, args[1]), 0o600))
+}
+
+func served(ts *testscript.TestScript, url string) []byte {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(ts.ReadFile("tls.crt")))
 	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}}
 	defer client.CloseIdleConnections()
-	resp, err := client.Get(args[2] + api.PathDiscovery)
+	resp, err := client.Get(url)
 	ts.Check(err)
 	defer func() { _ = resp.Body.Close() }()
-	var discovery api.Discovery
-	ts.Check(json.NewDecoder(resp.Body).Decode(&discovery))
-	ts.Setenv(args[1], discovery.AuditKey)
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	return body
 }
 
 // hold ADDRESS: leaves a call there that never ends its body.

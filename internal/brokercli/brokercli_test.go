@@ -54,6 +54,16 @@ func TestUsageErrors(t *testing.T) {
 		{"dev true", `"true" stands before --`, "runenv-broker dev -- COMMAND"},
 		{"dev true -- true", `"true" stands before --`, "runenv-broker dev -- COMMAND"},
 		{"dev --", "no command stands behind --", "runenv-broker dev -- COMMAND"},
+		{"run --role a -- true", "--config is missing", "runenv-broker run --config "},
+		{"run --config a.yaml", "no command to run was given", "runenv-broker run --config FILE"},
+		{"run --config a.yaml --ca-file b -- true", "unknown flag: --ca-file", "see `runenv-broker run --help`"},
+		{"keys exprot", `there is no command "exprot"`, "did you mean `runenv-broker keys export`?"},
+		{"keys export --jwks", "--config is missing", "runenv-broker keys export --config "},
+		{"keys export --config a", "one of --out, --discovery and --jwks is wanted", "see `runenv-broker keys export --help`"},
+		{"providers check", "--config is missing", "runenv-broker providers check --config "},
+		{"providers list a", `it takes no arguments, but got "a"`, "see `runenv-broker providers list --help`"},
+		{"leases list", "--config is missing", "runenv-broker leases list --config "},
+		{"leases contain --config a", "--session is missing", "s-…"},
 		{"policy check", "one file is wanted, and 0 are given", "runenv-broker policy check /etc"},
 		{"policy test a b", "one file is wanted, and 2 are given", "runenv-broker policy test /etc"},
 		{"audit show --config a.yaml", "one id is wanted, and 0 are given", "r-…"},
@@ -83,7 +93,7 @@ func TestUsageErrors(t *testing.T) {
 
 func TestHelpIsNoError(t *testing.T) {
 	t.Parallel()
-	for _, args := range []string{"", "--help", "help", "policy", "audit", "serve --help", "audit verify --help"} {
+	for _, args := range []string{"", "--help", "help", "policy", "audit", "providers", "leases", "keys", "run --help", "serve --help", "audit verify --help"} {
 		env := testEnv()
 		code := Run(strings.Fields(args), env)
 		if out := env.Stdout.(*bytes.Buffer).String(); code != 0 || !strings.Contains(out, "Usage:") || env.Stderr.(*bytes.Buffer).Len() > 0 {

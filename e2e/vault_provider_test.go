@@ -44,7 +44,13 @@ func (w *vaultWorld) token(role, audience string) (string, error) {
 	return w.ci.Issuer.Sign(map[string]any{
 		"iss": w.ci.URL, "sub": "runenv:role:" + role, "aud": audience, "jti": rand.Text(),
 		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(5 * time.Minute).Unix(),
+		"role": role, "session_id": "s-1", "project": "shop-api", "repository": "acme/shop-api", "run_id": "4711",
 	})
+}
+
+// ciToken is one of the CI's own.
+func (w *vaultWorld) ciToken(_ context.Context, audience string) (string, error) {
+	return w.ci.Issuer.GitHubToken(audience, yaml{"sub": "repo:acme/shop-api:ref:refs/heads/main", "iss": w.ci.URL})
 }
 
 func (w *vaultWorld) tokens(role string) providers.TokenSource {
@@ -59,7 +65,7 @@ func (w *vaultWorld) open(t *testing.T, auth yaml) *vault.Provider {
 	if auth != nil {
 		keys["auth"] = auth
 	}
-	p, err := vault.Type().Open(providers.Config{Name: "vault", Decode: providertest.Keys(keys)})
+	p, err := vault.Type().Open(providers.Config{Name: "vault", Decode: providertest.Keys(keys), CI: w.ciToken})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -423,13 +429,17 @@ func accessors(t *testing.T, w *vaultWorld) int {
 	return len(keys)
 }
 
-// Vault's own log names the lease by its marker, once it is told to keep it.
-func TestVaultAuditShowsMarkers(t *testing.T) {
+// Vault's own log names the lease by its marker, and the session, the role, the
+// project and the run by what Vault was told to keep of the broker's token.
+func TestVaultAuditShowsMarkersAndClaims(t *testing.T) {
 	t.Parallel()
 	w := newVaultWorld(t)
 	w.MountKV(t, "one", 1)
 	w.Write(t, "one/x", yaml{"a": "b"})
-	w.TrustRole(t, "prod", `path "one/x" { capabilities = ["read"] }`)
+	w.AddJWTRole(t, harness.JWTRole{
+		Name: "runenv-prod", Audience: w.Address, Subject: "runenv:role:prod", Policy: `path "one/x" { capabilities = ["read"] }`,
+		ClaimMappings: map[string]string{"role": "runenv_role", "session_id": "runenv_session", "repository": "runenv_repository", "run_id": "runenv_run", "absent": "runenv_absent"},
+	})
 	file := filepath.Join(t.TempDir(), "audit.log")
 	w.Write(t, "sys/audit/file", yaml{"type": "file", "options": map[string]string{"file_path": file}})
 	w.Write(t, "sys/config/auditing/request-headers/x-runenv-marker", yaml{"hmac": false})
@@ -440,10 +450,19 @@ func TestVaultAuditShowsMarkers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"m-login", "m-lease"} {
-		if !strings.Contains(string(log), want) {
-			t.Errorf("Vault's audit log doesn't show %s", want)
+	var read string // the entry of the read itself
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, `"path":"one/x"`) {
+			read = line
 		}
+	}
+	for _, want := range []string{"m-lease", `"runenv_role":"prod"`, `"runenv_session":"s-1"`, `"runenv_repository":"acme/shop-api"`, `"runenv_run":"4711"`} {
+		if !strings.Contains(read, want) {
+			t.Errorf("Vault's audit entry of the read doesn't show %s", want)
+		}
+	}
+	if !strings.Contains(string(log), "m-login") {
+		t.Error("Vault's audit log doesn't show the login's marker")
 	}
 }
 

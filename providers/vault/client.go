@@ -180,7 +180,7 @@ type answerAuth struct {
 }
 
 // parse reads an answer. Every answer of Vault's API that has a body has a
-// request id: without one it came from something else.
+// request id, unless it is wrapped: without one it came from something else.
 func parse(body []byte) (*answer, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, nil
@@ -194,7 +194,7 @@ func parse(body []byte) (*answer, error) {
 	if _, err := dec.Token(); err != io.EOF {
 		return nil, errors.New("something follows the JSON")
 	}
-	if s.RequestID == "" {
+	if s.RequestID == "" && (s.WrapInfo == nil || s.WrapInfo.Token == "") {
 		return nil, errors.New("it has no request id")
 	}
 	return &s, nil

@@ -337,7 +337,7 @@ func (s *Server) engine(w http.ResponseWriter, r *http.Request, id, path string,
 
 // wrap answers with a wrapping token in place of what was asked for.
 func wrap(w http.ResponseWriter) {
-	reply(w, map[string]any{"wrap_info": map[string]any{
+	reply(w, map[string]any{"request_id": "", "wrap_info": map[string]any{
 		"token": "hvs.c4n4ry-wrap-" + rand.Text(), "accessor": "c4n4ry-accessor", "ttl": 300,
 		"creation_time": time.Now().Format(time.RFC3339Nano), "creation_path": "x",
 	}})

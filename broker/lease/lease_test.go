@@ -217,11 +217,10 @@ type bare struct {
 func TestT15LongFailureBecomesIrrevocable(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.bare = true
+	r.provider = bare{r.back, r.back}
 	s := r.session()
 	r.back.ttl = 100 * time.Hour
 	d := r.def("key", providers.Revocable)
-	d.Provider = bare{r.back, r.back}
 	if _, err := r.engine.Issue(t.Context(), r.request(s, d)); err != nil {
 		t.Fatal(err)
 	}

@@ -34,12 +34,17 @@ type backEnd struct {
 	ttl    time.Duration
 	count  int
 	size   int // bytes added to each value
+
+	markers  map[string]string // credential -> its marker
+	requests []providers.Request
+	endless  bool      // credentials have no expiry
+	most     time.Time // no renewal goes past it
 }
 
 func newBackEnd(now func() time.Time) *backEnd {
 	return &backEnd{
 		now: now, logins: map[string]bool{}, creds: map[string]string{}, fail: map[string]error{},
-		hold: map[string]chan struct{}{}, held: make(chan string, 64), ttl: 15 * time.Minute,
+		markers: map[string]string{}, hold: map[string]chan struct{}{}, held: make(chan string, 64), ttl: 15 * time.Minute,
 	}
 }
 
@@ -97,6 +102,61 @@ type def struct {
 	kind providers.Revocability
 }
 
+// named is a def, whatever it was wrapped into.
+type named interface{ of() def }
+
+func (d def) of() def { return d }
+
+// bounded is a def whose life has bounds, and loginless one without a login.
+type (
+	bounded struct {
+		def
+		shortest, longest time.Duration
+	}
+	loginless struct{ def }
+)
+
+func (d bounded) Bounds() (shortest, longest time.Duration) { return d.shortest, d.longest }
+func (loginless) Loginless() bool                           { return true }
+
+// expireOnly is a back end like a cloud's: nothing of it can be ended, renewed
+// or found.
+type expireOnly struct{ b *backEnd }
+
+func (p expireOnly) Define(func(any) error) (providers.Definition, error) { return def{}, nil }
+func (p expireOnly) LoginTTL() time.Duration                              { return 10 * time.Minute }
+
+func (p expireOnly) Issue(ctx context.Context, req providers.Request) (*providers.Credential, error) {
+	return p.b.Issue(ctx, req)
+}
+
+func (p expireOnly) Login(ctx context.Context, req providers.LoginRequest) (*providers.Login, error) {
+	login, err := p.b.Login(ctx, req)
+	if err == nil {
+		login.Expires = p.b.now().Add(p.LoginTTL())
+	}
+	return login, err
+}
+
+// finder is a back end without logins that can be asked by marker.
+type finder struct{ bare }
+
+func (f finder) Find(ctx context.Context, marker string, _ secret.Value) ([]secret.Value, error) {
+	b := f.Provider.(*backEnd)
+	if err := b.call(ctx, "find", marker); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var found []secret.Value
+	for cred, m := range b.markers {
+		if _, lives := b.creds[cred]; lives && m == marker {
+			found = append(found, secret.FromString(cred))
+		}
+	}
+	return found, nil
+}
+
 func (def) Templates() []providers.Template                             { return nil }
 func (d def) Revocability() providers.Revocability                      { return d.kind }
 func (b *backEnd) Define(func(any) error) (providers.Definition, error) { return def{}, nil }
@@ -139,7 +199,10 @@ func (b *backEnd) Logout(ctx context.Context, login secret.Value) error {
 }
 
 func (b *backEnd) Issue(ctx context.Context, req providers.Request) (*providers.Credential, error) {
-	d := req.Definition.(def)
+	d := req.Definition.(named).of()
+	b.mu.Lock()
+	b.requests = append(b.requests, req)
+	b.mu.Unlock()
 	if err := b.call(ctx, "issue", d.name); err != nil {
 		return nil, err
 	}
@@ -151,7 +214,10 @@ func (b *backEnd) Issue(ctx context.Context, req providers.Request) (*providers.
 	if d.kind != providers.Static {
 		b.creds[id] = string(req.Login.Reveal())
 		cred.Handle = secret.FromString(id)
-		cred.Expires = b.now().Add(b.ttl)
+		b.markers[id] = req.Marker
+		if !b.endless {
+			cred.Expires = b.now().Add(b.ttl)
+		}
 		cred.Renewable = d.kind == providers.Revocable
 	}
 	return cred, nil
@@ -160,6 +226,11 @@ func (b *backEnd) Issue(ctx context.Context, req providers.Request) (*providers.
 func (b *backEnd) Renew(ctx context.Context, handle, _ secret.Value, ttl time.Duration) (time.Time, error) {
 	if err := b.call(ctx, "renew", string(handle.Reveal())); err != nil {
 		return time.Time{}, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.most.IsZero() && b.now().Add(ttl).After(b.most) {
+		return b.most, nil
 	}
 	return b.now().Add(ttl), nil
 }
@@ -196,13 +267,17 @@ type rig struct {
 	t      *testing.T
 	time   *fakeTime
 	store  *sqlite.Store
+	verbs  store.Store // store, as the engine sees it
 	back   *backEnd
 	engine *lease.Engine
 	events chan lease.Event
 	sealer seal.Sealer
-	denied error // what Judge says
+	denied error                // what Judge says
+	capped time.Duration        // Judge's max_ttl, if not def's
+	judged providers.Definition // what Judge has, if not a def
 	proofs int
-	bare   bool // the engine sees a back end without logins
+	// provider is what the engine sees, if not back.
+	provider providers.Provider
 }
 
 func newRig(t *testing.T) *rig {
@@ -213,7 +288,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = st.Close() })
-	r.store, r.back, r.sealer = st, newBackEnd(r.time.Now), seal.Ephemeral()
+	r.store, r.verbs, r.back, r.sealer = st, st, newBackEnd(r.time.Now), seal.Ephemeral()
 	r.engine = r.newEngine()
 	return r
 }
@@ -221,18 +296,22 @@ func newRig(t *testing.T) *rig {
 func (r *rig) newEngine() *lease.Engine {
 	r.t.Helper()
 	e, err := lease.New(lease.Config{
-		Store: r.store, Sealer: r.sealer, Now: r.time.Now,
+		Store: r.verbs, Sealer: r.sealer, Now: r.time.Now,
 		Provider: func(name string) (providers.Provider, bool) {
-			if r.bare {
-				return bare{r.back, r.back}, name == "back"
-			}
-			return r.back, name == "back"
+			return r.seen(), name == "back"
 		},
 		Tokens: func(store.Session) providers.TokenSource {
 			return func(context.Context, string) (string, error) { return "token", nil }
 		},
 		Judge: func(_ context.Context, _ store.Session, name string) (lease.Definition, string, error) {
-			return r.def(name, providers.Revocable), "today", r.denied
+			d := r.def(name, providers.Revocable)
+			if r.capped != 0 {
+				d.MaxTTL = r.capped
+			}
+			if r.judged != nil {
+				d.Provides = r.judged
+			}
+			return d, "today", r.denied
 		},
 		Notify: func(ev lease.Event) { r.events <- ev },
 	})
@@ -242,9 +321,16 @@ func (r *rig) newEngine() *lease.Engine {
 	return e
 }
 
+func (r *rig) seen() providers.Provider {
+	if r.provider != nil {
+		return r.provider
+	}
+	return r.back
+}
+
 func (r *rig) def(name string, kind providers.Revocability) lease.Definition {
 	return lease.Definition{
-		Name: name, ProviderName: "back", Provider: r.back, Provides: def{name, kind},
+		Name: name, ProviderName: "back", Provider: r.seen(), Provides: def{name, kind},
 		Env: []shape.Var{{Name: strings.ToUpper(name), Field: "value", Mask: true}},
 		TTL: 15 * time.Minute, MaxTTL: time.Hour,
 	}

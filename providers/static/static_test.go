@@ -12,9 +12,11 @@ import (
 
 const canary = "c4n4ry-static"
 
-func open(t *testing.T) providers.Provider {
+func open(t *testing.T) providers.Provider { return openWith(t, nil) }
+
+func openWith(t *testing.T, keys map[string]any) providers.Provider {
 	t.Helper()
-	p, err := static.Type().Open(providers.Config{Name: "local", Decode: providertest.Keys(nil)})
+	p, err := static.Type().Open(providers.Config{Name: "local", Decode: providertest.Keys(keys)})
 	if err != nil {
 		t.Fatal(err)
 	}

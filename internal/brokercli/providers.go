@@ -20,6 +20,7 @@ import (
 	"github.com/runenv/action/broker/config"
 	"github.com/runenv/action/broker/issuer"
 	"github.com/runenv/action/broker/lease"
+	"github.com/runenv/action/broker/policy"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/internal/ci"
 	"github.com/runenv/action/providers"
@@ -49,7 +50,7 @@ type entry struct {
 	Type     string   `json:"type"`
 	Audience string   `json:"audience,omitempty"` // of the tokens that it logs in with
 	Leases   []string `json:"leases"`
-	Roles    []string `json:"roles"` // that have one of them
+	Roles    []string `json:"roles"` // that have one of them, or references to it
 	Checks   bool     `json:"checks"`
 
 	provider providers.Provider
@@ -66,7 +67,8 @@ func entries(file *config.File, parts *opened) []entry {
 			}
 		}
 		for _, r := range file.Compiled.Roles() {
-			if slices.ContainsFunc(r.Leases, func(name string) bool { return slices.Contains(e.Leases, name) }) {
+			leased := slices.ContainsFunc(r.Leases, func(name string) bool { return slices.Contains(e.Leases, name) })
+			if leased || parts.references.reach(file, r, p.Name) {
 				e.Roles = append(e.Roles, r.Name)
 			}
 		}
@@ -77,6 +79,22 @@ func entries(file *config.File, parts *opened) []entry {
 		out = append(out, e)
 	}
 	return out
+}
+
+// reach tells whether a role's references can be to the named provider.
+func (r *references) reach(file *config.File, role *policy.Role, provider string) bool {
+	for grant := range file.Compiled.RoleGrants(role) {
+		for _, t := range r.byRole[role.Name] {
+			g, err := expand(t, grant.Vars)
+			if err != nil {
+				continue // open has refused it
+			}
+			if name, err := r.entry(g.Scheme(), g.Provider()); err == nil && name == provider {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func providersListCommand(env Env) *cobra.Command {
@@ -158,8 +176,8 @@ func providersCheckCommand(env Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check --config FILE [--role ROLE] [--provider NAME]... [--json]",
 		Short: "Log in to every provider, and say as whom or what is wrong",
-		Long: `Log in to every provider of FILE as a session of each role that has a lease from
-it would, and give the login up again. Each line says as whom the back end let
+		Long: `Log in to every provider of FILE as a session of each role that has leases or
+references from it would, and give the login up again. Each line says as whom the back end let
 the broker in and how long that took; for a failure, why, and the cure where it
 is known. Nothing is leased.
 

@@ -103,11 +103,21 @@ func roles() map[string][]api.Lease {
 	}
 }
 
+// references are the secrets that every role may have, with their fields.
+func references() map[string]api.Lease {
+	return map[string]api.Lease{
+		"vault://secret/ci/npm":     lease("", "static", 0, envVar("token", "npm-static-value"), envVar("url", "https://npm.example.com")),
+		"vault://database/creds/ro": lease("", "revocable", time.Hour, envVar("username", "u-7f3a9c"), envVar("password", "correct-horse-battery")),
+		"gcp-sm://shop-1/token#7":   lease("", "static", 0, envVar("value", "gcp-static-value")),
+	}
+}
+
 // broker start [-tls] [-issuer URL] [-hard-end D]: a fake for this script,
 // named in RUNENV_BROKER (and RUNENV_CA_FILE)
 // broker next ROUTE FAULT [ARGUMENT...]: refuse STATUS CODE [RETRY-AFTER], cut,
 // lose, stall, hold
 // broker release: serves the call that is held
+// broker expiring LEASE: tells that it nears its end
 // broker end-all REASON
 // broker stop
 // broker sessions: prints a line for each
@@ -118,7 +128,7 @@ func brokerCmd(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	switch verb, args := args[0], args[1:]; verb {
 	case "start":
-		cfg := clienttest.Config{Roles: roles()}
+		cfg := clienttest.Config{Roles: roles(), References: references()}
 		f := flag.NewFlagSet("broker start", flag.ContinueOnError)
 		f.BoolVar(&cfg.TLS, "tls", false, "")
 		f.StringVar(&cfg.Issuer, "issuer", "", "")
@@ -154,6 +164,8 @@ func brokerCmd(ts *testscript.TestScript, neg bool, args []string) {
 		w.broker.Next(args[0], fault)
 	case "release":
 		close(w.held)
+	case "expiring":
+		w.broker.Expiring(args[0])
 	case "end-all":
 		w.broker.EndAll(args[0])
 	case "stop":

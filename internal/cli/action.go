@@ -161,11 +161,14 @@ func readInputs(r *gha.Runner, env Env) (inputs, error) {
 	in := inputs{
 		broker:           r.Input("broker"),
 		role:             r.Input("role"),
-		leases:           splitNames(r.Input("leases")),
 		script:           env.Getenv(inputPrefix + "RUN"), // white space may mean something in it
 		shell:            r.Input("shell"),
 		workingDirectory: r.Input("working-directory"),
 		ifNoToken:        r.Input("if-no-token"),
+	}
+	var err error
+	if in.leases, err = splitLeases(r.Input("leases")); err != nil {
+		return inputs{}, fmt.Errorf("the input `leases`: %w", err)
 	}
 	if in.script != "" && strings.TrimSpace(in.script) == "" {
 		return inputs{}, &settingError{"the input `run` holds white space and nothing else", "give it a script, or leave it out"}

@@ -143,7 +143,7 @@ func (st *actionStep) table(ended []api.Lease, err error, now time.Time) string 
 		fates[l.Name] = l
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n### RunEnv: session %s\n\n| lease | provider | life | end |\n|---|---|---|---|\n", cell(st.session.ID()))
+	fmt.Fprintf(&b, "\n### RunEnv: session %s\n\n| lease | provider | kind | life | end |\n|---|---|---|---|---|\n", cell(st.session.ID()))
 	for _, l := range st.leases {
 		life, end := now.Sub(st.since), "ended with the session, which the broker ended early"
 		switch f, ok := fates[l.Name]; {
@@ -159,7 +159,7 @@ func (st *actionStep) table(ended []api.Lease, err error, now time.Time) string 
 		if life >= 0 {
 			lived = life.Round(time.Second).String()
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", cell(l.Name), cell(l.Provider), lived, cell(end))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", cell(l.Name), cell(l.Provider), cell(promise(l)), lived, cell(end))
 	}
 	return b.String()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,6 +32,7 @@ type held struct {
 	kept     chan struct{} // closed once nobody keeps the session alive
 	timers   []*time.Timer
 	ending   atomic.Bool
+	told     sync.Map // ids of leases whose end was told
 }
 
 // started is a guardian on its way, beside the exchange.
@@ -73,7 +75,13 @@ func (a *app) hold(p *process, s *client.Session, ca []byte, starting <-chan sta
 	go func() {
 		defer close(h.kept)
 		err := s.KeepAlive(ctx, func(e api.Event) {
-			p.log.Debug("lease renewed by the broker", "lease", e.Lease.Name, "expires", e.Lease.ExpiresAt)
+			switch {
+			case e.Lease == nil:
+			case e.Event == api.EventExpiring:
+				h.warnOfEnd(*e.Lease)
+			default:
+				p.log.Debug("lease renewed by the broker", "lease", e.Lease.Name, "expires", e.Lease.ExpiresAt)
+			}
 		})
 		if ended, ok := errors.AsType[*client.EndedError](err); ok && !h.ending.Load() {
 			p.say.warning(ended.Error() + "; its leases are no longer good, and the command goes on")
@@ -111,15 +119,24 @@ func (a *app) guardianCA(ca []byte) []byte {
 func (h *held) warnBeforeExpiry(leases []api.Lease, hardEnd time.Time) {
 	for _, l := range leases {
 		if !l.Renewable && !l.ExpiresAt.IsZero() && l.ExpiresAt.Before(hardEnd) {
-			h.warnBefore(l.ExpiresAt, fmt.Sprintf("lease %q expires at %s and can't be renewed", l.Name, at(l.ExpiresAt)))
+			h.before(l.ExpiresAt, func() { h.warnOfEnd(l) })
 		}
 	}
-	h.warnBefore(hardEnd, "the session ends at "+at(hardEnd)+", and its leases with it")
+	h.before(hardEnd, func() { h.p.say.warning("the session ends at " + at(hardEnd) + ", and its leases with it") })
 }
 
-func (h *held) warnBefore(end time.Time, text string) {
+func (h *held) before(end time.Time, warn func()) {
 	left := time.Until(end)
-	h.timers = append(h.timers, time.AfterFunc(left-min(warnAhead, left/10), func() { h.p.say.warning(text) }))
+	h.timers = append(h.timers, time.AfterFunc(left-min(warnAhead, left/10), warn))
+}
+
+// warnOfEnd tells once of a lease that runs out under the command: its
+// variables can't be given other values.
+func (h *held) warnOfEnd(l api.Lease) {
+	if _, told := h.told.LoadOrStore(l.ID, true); told || h.ending.Load() {
+		return
+	}
+	h.p.say.warning(fmt.Sprintf("lease %q expires at %s and can't be renewed in place: the command's values end with it", l.Name, at(l.ExpiresAt)))
 }
 
 // end ends the session. Where that fails the guardian goes on trying, once we
@@ -158,25 +175,28 @@ func (h *held) end(verbose bool) ([]api.Lease, error) {
 
 // fate says what became of a lease, and promises nothing that isn't so (P11).
 func fate(l api.Lease) string {
-	expires := "expires by itself"
-	if !l.ExpiresAt.IsZero() {
-		expires = "expires at " + at(l.ExpiresAt)
-	}
 	switch l.State {
 	case "revoked":
 		return "is revoked"
 	case "expired":
 		return "has expired"
 	case "expiring":
-		return "can't be revoked: it " + expires
+		return "can't be revoked: it " + expires(l)
 	case "disclosed":
 		return "was handed out: its value stays valid"
 	case "irrevocable":
-		return "couldn't be revoked: it " + expires + ", unless the broker gets it revoked before"
+		return "couldn't be revoked: it " + expires(l) + ", unless the broker gets it revoked before"
 	case "void":
 		return "was never issued"
 	}
 	return "is still being ended by the broker (" + oneLine(l.State) + ")"
+}
+
+func expires(l api.Lease) string {
+	if l.ExpiresAt.IsZero() {
+		return "expires by itself"
+	}
+	return "expires at " + at(l.ExpiresAt)
 }
 
 func at(t time.Time) string { return t.UTC().Format(time.RFC3339) }

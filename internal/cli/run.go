@@ -37,10 +37,17 @@ func (a *app) runCommand() *cobra.Command {
 		Long: `Run a command with leases in its environment, and end them when it exits.
 
 RunEnv takes the job's OIDC token, trades it at the broker for a session in one
-role, and leases what --lease names, or else all that the role has. The command
+role, and leases what --lease names, or else all leases of the role. The command
 gets the leases as environment variables, and what it prints of them is replaced
 by [REDACTED:lease]. When it exits, the session ends: credentials that can be
 revoked are revoked, others expire at a time that --verbose tells.
+
+A lease is a name that the role has, or a reference to a secret that the role
+grants, with the variable that gets it: NPM_TOKEN=vault://secret/ci/npm#token,
+or APP_*=aws-sm://prod/app for a variable of each field. Without a variable it
+is the field's name. References begin with vault://, aws-sm://, aws-ssm:// and
+gcp-sm://; ARNs and the spellings of vault-action, bank-vaults and berglas are
+read too.
 
 The command's streams, signals and exit status pass through unchanged. It
 doesn't get the variables by which more credentials could be had, unless
@@ -48,7 +55,7 @@ doesn't get the variables by which more credentials could be had, unless
 the session; if that is killed too, the broker does, after missed heartbeats.
 
 Settings come from flags, else from RUNENV_BROKER, RUNENV_ROLE, RUNENV_LEASES
-(names with commas or white space between) and RUNENV_CA_FILE, else from
+(with commas, white space or semicolons between) and RUNENV_CA_FILE, else from
 .runenv.yaml in the working directory, which may hold broker, role and leases.
 In CI that file can't set the broker: a pull request could change it.
 
@@ -65,6 +72,9 @@ ended, or that the broker ended early, is a warning.`,
 
   # One lease, with the broker and the role from RUNENV_BROKER and RUNENV_ROLE:
   runenv run --lease db-readonly -- psql -c 'select 1'
+
+  # Secrets by reference, as far as the role grants them:
+  runenv run --lease NPM_TOKEN=vault://secret/ci/npm#token --lease 'APP_*=aws-sm://prod/app' -- npm publish
 
   # Pull requests from forks get no token: run their tests without leases.
   runenv run --if-no-token=run -- make test`,
@@ -84,6 +94,7 @@ ended, or that the broker ended early, is a warning.`,
 	f := cmd.Flags()
 	brokerFlags(f, &o.settings)
 	o.addFlags(f)
+	_ = cmd.RegisterFlagCompletionFunc("lease", completeLease) // it fails for unknown flags alone
 	return cmd
 }
 
@@ -92,7 +103,7 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.SetInterspersed(false) // what follows the command's name is the command's
 	f.SortFlags = false
 	f.StringVar(&o.role, "role", "", "the RunEnv `ROLE` to ask for ($"+varRole+")")
-	f.StringArrayVar(&o.leases, "lease", nil, "`NAME` of a lease, once for each; default: all of the role's ($"+varLeases+")")
+	f.StringArrayVar(&o.leases, "lease", nil, "`NAME` of a lease, or VARIABLE=REFERENCE, once for each; default: all of the role's ($"+varLeases+")")
 	f.StringVar(&o.ifNoToken, "if-no-token", "fail", "`WHAT` to do where the CI gives no token: fail, skip (status 0) or run without leases")
 	f.BoolVar(&o.passCIToken, "pass-ci-token", false, "leave the CI's token variables in the command's environment")
 	f.BoolVar(&o.noRedact, "no-redact", false, "hand the output through untouched, values and all")
@@ -188,7 +199,7 @@ func (a *app) inSession(p *process, s *client.Session, o runOptions, ca []byte, 
 	if err := o.step.opened(s); err != nil {
 		return err
 	}
-	leases, err := s.Lease(p.starting, o.leases...)
+	leases, err := s.LeaseAll(p.starting, o.leaseRequest())
 	if err != nil {
 		return p.orSignal(err)
 	}
@@ -199,6 +210,11 @@ func (a *app) inSession(p *process, s *client.Session, o runOptions, ca []byte, 
 	environ, err := a.environ(leases, o.passCIToken)
 	if err != nil {
 		return err
+	}
+	if o.verbose || o.debug {
+		for _, l := range leases {
+			a.say.note(fmt.Sprintf("lease %q is leased: %s", l.Name, promise(l)))
+		}
 	}
 	held.warnBeforeExpiry(leases, s.HardEnd())
 	a.status, err = p.child(environ, a.redactor(leases, o.noRedact))

@@ -57,7 +57,10 @@ func (s *settings) resolve(env Env) error {
 	fill(&s.role, env.Getenv(varRole))
 	fill(&s.caFile, env.Getenv(varCAFile))
 	if len(s.leases) == 0 {
-		s.leases = splitNames(env.Getenv(varLeases))
+		var err error
+		if s.leases, err = splitLeases(env.Getenv(varLeases)); err != nil {
+			return fmt.Errorf("%s: %w", varLeases, err)
+		}
 	}
 	file, err := readFile(env.Dir)
 	if err != nil {
@@ -77,13 +80,6 @@ func (s *settings) resolve(env Env) error {
 	return nil
 }
 
-// splitNames splits at commas and white space.
-func splitNames(names string) []string {
-	return strings.FieldsFunc(names, func(r rune) bool {
-		return r == ',' || r == ' ' || r == '\t' || r == '\n' || r == '\r'
-	})
-}
-
 // complete refuses settings that no session can be had with.
 func (s *settings) complete() error {
 	switch {
@@ -93,17 +89,10 @@ func (s *settings) complete() error {
 		return &settingError{"no broker given", "set --broker (the action's `broker:`) or " + varBroker + " to the broker's URL"}
 	case s.role == "":
 		return &settingError{"no role given", "set --role or " + varRole + " (the action's `role:`), or `role:` in " + fileName}
-	case slices.Contains(s.leases, ""):
-		return &settingError{"a lease without a name", "give --lease NAME, or leave it out for all that the role has"}
 	}
-	var once []string
-	for _, name := range s.leases {
-		if !slices.Contains(once, name) {
-			once = append(once, name)
-		}
-	}
-	s.leases = once
-	return nil
+	var err error
+	s.leases, err = readLeases(s.leases)
+	return err
 }
 
 // ca reads the CA file, if there is one.
@@ -252,5 +241,5 @@ func lineOf(n ast.Node) int {
 }
 
 func badFile(line int, why string) error {
-	return &settingError{fmt.Sprintf("%s line %d: %s", fileName, line, why), "it may hold `broker:`, `role:` and `leases:`, a list of names"}
+	return &settingError{fmt.Sprintf("%s line %d: %s", fileName, line, why), "it may hold `broker:`, `role:` and `leases:`, a list of names and references"}
 }

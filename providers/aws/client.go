@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -122,9 +123,12 @@ func (t *tripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		tr = &trip{}
 	}
-	req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+	req = req.Clone(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { tr.sent.Store(true) },
 	}))
+	if err := ownBody(req); err != nil {
+		return nil, err
+	}
 	resp, err := t.next.RoundTrip(req)
 	if err != nil {
 		return nil, err
@@ -132,6 +136,23 @@ func (t *tripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	tr.status.Store(int32(resp.StatusCode))
 	resp.Body = &bounded{resp.Body, maxBodyBytes, tr}
 	return resp, nil
+}
+
+// ownBody gives a request a body of its own. The SDK closes the one it made as
+// soon as an answer begins, and where net/http is still looking for that body's
+// end it then cuts the connection amid the answer.
+func ownBody(req *http.Request) error {
+	if req.Body == nil {
+		return nil
+	}
+	b, err := io.ReadAll(req.Body)
+	_ = req.Body.Close()
+	if err != nil {
+		return err
+	}
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
+	req.Body, err = req.GetBody()
+	return err
 }
 
 var errTooLarge = fmt.Errorf("the answer is larger than %d bytes", maxBodyBytes)

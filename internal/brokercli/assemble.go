@@ -25,6 +25,7 @@ import (
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/broker/store/sqlite"
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/providers/aws"
 	"github.com/runenv/action/providers/gcp"
 	"github.com/runenv/action/providers/static"
 	"github.com/runenv/action/providers/vault"
@@ -32,7 +33,7 @@ import (
 
 // types are the kinds of provider that this program has.
 func types() []providers.Type {
-	return []providers.Type{static.Type(), vault.Type(), gcp.Type()}
+	return []providers.Type{static.Type(), vault.Type(), aws.Type(), gcp.Type()}
 }
 
 // A mode is whom a broker serves; its zero is that of serve.

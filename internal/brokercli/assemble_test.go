@@ -163,6 +163,21 @@ func TestT34ProvidersShareNoAudience(t *testing.T) {
 	})
 }
 
+// AWS knows one audience for all of its accounts.
+func TestAWSEntriesShareAnAudience(t *testing.T) {
+	t.Parallel()
+	const entries = "providers:\n  a: {type: aws, region: eu-west-1}\n  b: {type: aws, region: us-east-1}\n"
+	const lease = "leases:\n  db: {provider: a, assume_role: \"arn:aws:iam::111122223333:role/deploy\"}"
+	if _, err := open(parse(t, fmt.Sprintf(served, entries+lease+role), false), mode{}, time.Now, slog.New(slog.DiscardHandler)); err != nil {
+		t.Errorf("open = %v", err)
+	}
+	testOpenRefuses(t, []refusal{{
+		"another back end with AWS's",
+		entries + "  v: {type: vault, address: https://vault.example.com, auth: {audience: sts.amazonaws.com}}\n" + lease + role,
+		"runenv-broker: error: broker.yaml:14:3: providers.v.auth.audience: has the audience of provider \"b\", ",
+	}})
+}
+
 type refusal struct {
 	name, parts string
 	want        string // of what is printed, its beginning

@@ -12,6 +12,7 @@ import (
 	"github.com/runenv/action/broker/policy"
 	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/providers/aws"
 )
 
 // A reporter takes a problem with its place.
@@ -54,7 +55,7 @@ func open(file *config.File, m mode, now func() time.Time, log *slog.Logger) (*o
 		}
 		if a, ok := p.(providers.Audienced); ok && a.Audience() != "" {
 			switch other := audiences[a.Audience()]; {
-			case entry.Type == "aws" && other.Type == "aws":
+			case entry.Type == aws.Type().Name && other.Type == entry.Type:
 				// AWS's accounts share one, and each role's own trust policy
 				// says which RunEnv role it is for.
 			case other.Name != "":

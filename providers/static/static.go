@@ -52,7 +52,7 @@ func open(cfg providers.Config) (providers.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	return provider{decrypt}, nil
+	return &provider{decrypt}, nil
 }
 
 type provider struct{ decrypt decrypter }

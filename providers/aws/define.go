@@ -21,10 +21,11 @@ const (
 )
 
 var (
-	hostName     = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
-	databaseUser = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}$`)
-	policyPath   = regexp.MustCompile(`^policy/([A-Za-z0-9_+=,.@-]+/)*[A-Za-z0-9_+=,.@-]{1,128}$`)
-	externalText = regexp.MustCompile(`^[A-Za-z0-9_+=,.@:/-]{2,128}$`)
+	hostName      = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
+	databaseUser  = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,62}$`)
+	policyPath    = regexp.MustCompile(`^policy/([A-Za-z0-9_+=,.@-]+/)*[A-Za-z0-9_+=,.@-]{1,128}$`)
+	sessionPrefix = regexp.MustCompile(`^[A-Za-z0-9_+=,.@-]{1,64}$`)
+	externalText  = regexp.MustCompile(`^[A-Za-z0-9_+=,.@:/-]{2,128}$`)
 )
 
 // leaseKeys are a definition's own.
@@ -240,8 +241,8 @@ func (p *Provider) defineRole(k *leaseKeys) (providers.Definition, error) {
 			return nil, errors.New("`external_id` has 2 to 128 of letters, digits and _+=,.@:/-")
 		}
 	}
-	if name, _ := sample(d.sessionName); name != "" && !sessionText.MatchString(name) {
-		return nil, errors.New("`session_name` has 2 to 64 of letters, digits and _+=,.@-")
+	if name, _ := sample(d.sessionName); name != "" && !sessionPrefix.MatchString(name) {
+		return nil, errors.New("`session_name` has at most 64 of letters, digits and _+=,.@-")
 	}
 	if len(d.policyARNs) > maxPolicyARNs {
 		return nil, fmt.Errorf("`policy_arns` has %d entries: at most %d", len(d.policyARNs), maxPolicyARNs)
@@ -263,7 +264,7 @@ func (p *Provider) defineRole(k *leaseKeys) (providers.Definition, error) {
 
 // isPolicyARN: AWS's own policies have "aws" where others have the account.
 func isPolicyARN(text string) bool {
-	a, ok := parseARN(strings.Replace(text, ":iam::aws:", ":iam::", 1))
+	a, ok := parseARN(strings.Replace(text, ":iam::aws:", ":iam:::", 1))
 	return ok && a.service == "iam" && a.region == "" && policyPath.MatchString(a.resource)
 }
 

@@ -94,18 +94,6 @@ func HalfReply() Fault {
 	}
 }
 
-// Rewrite changes the body of each answer.
-func Rewrite(change func(body string) string) Fault {
-	return func(_ *Server, next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			rec := httptest.NewRecorder()
-			next.ServeHTTP(rec, r)
-			w.WriteHeader(rec.Code)
-			_, _ = io.WriteString(w, change(rec.Body.String()))
-		})
-	}
-}
-
 // Signed lets f act on requests that are signed: on all but web identities.
 func Signed(f Fault) Fault {
 	return func(s *Server, next http.Handler) http.Handler {

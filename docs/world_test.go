@@ -64,6 +64,8 @@ func newWorld(t *testing.T) *world {
 	_, _ = rand.Read(seal)
 	w.write(t, "seal.key", base64.StdEncoding.EncodeToString(seal)+"\n")
 	w.write(t, "npm-token", "npm_0123456789\n")
+	// It opens what providers/static.md shows, and nothing else anywhere.
+	w.write(t, "age.key", "AGE-SECRET-KEY-190NCJ4JPVWAXUA4UUK4MXNJSCDXVASZG3DR09ZTJ07Q6PF7YN2JQNSHFY5\n")
 	w.write(t, "jwks.json", string(issuer.JWKS()))
 
 	address := freeAddress(t)

@@ -116,6 +116,8 @@ func (e *Engine) finish(ctx context.Context, session string, rows []store.Lease)
 	var leases, logins []store.Lease
 	for _, row := range rows {
 		switch {
+		case row.Epoch != 0 && row.State == store.Expiring && !e.cfg.Now().Before(row.NextAt):
+			e.dueOther(ctx, row) // its time was over when its session ended
 		case row.Epoch == 0 || (row.State != store.Revoking && row.State != store.Irrevocable):
 		case row.IsLogin:
 			logins = append(logins, row)

@@ -264,7 +264,7 @@ func (f *fakeTime) add(d time.Duration) {
 }
 
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	time   *fakeTime
 	store  *sqlite.Store
 	verbs  store.Store // store, as the engine sees it
@@ -280,7 +280,7 @@ type rig struct {
 	provider providers.Provider
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	r := &rig{t: t, time: &fakeTime{t: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)}, events: make(chan lease.Event, 1024)}
 	st, err := sqlite.Open(t.Context(), sqlite.Config{Path: sqlite.Memory})

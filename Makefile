@@ -18,6 +18,7 @@ RACE := $(shell command -v gcc >/dev/null 2>&1 || command -v clang >/dev/null 2>
 sum       = $(shell cksum <$(1) | tr -s ' ' '-' | cut -d- -f1-2)
 TOOLS    := $(CURDIR)/.cache/tools
 VAULT    := $(TOOLS)/vault-$(call sum,e2e/tools/vault/go.sum)/vault
+MINIO    := $(TOOLS)/minio-$(call sum,e2e/tools/minio/go.sum)/minio
 ACT      := $(TOOLS)/act-$(call sum,e2e/tools/act/go.sum)/act
 NPM      := $(TOOLS)/npm-$(call sum,e2e/tools/npm/package-lock.json)
 LINTERS  := $(TOOLS)/lint-$(call sum,tools/go.sum)
@@ -33,7 +34,7 @@ build: ## build bin/runenv and bin/runenv-broker (static, reproducible)
 demo: build ## watch one command get a secret, use it and lose it; needs nothing else
 	@PATH="$(CURDIR)/bin:$$PATH" sh scripts/demo.sh
 
-test: check unit e2e ## everything: unit, script and end-to-end tests with a real Vault, PostgreSQL, act and gitlab-ci-local
+test: check unit e2e ## everything: unit, script and end-to-end tests with a real Vault, MinIO, PostgreSQL, act and gitlab-ci-local
 
 check:
 	@test -n "$(RACE)" || echo 'make: no C compiler, so the race detector is off (Debian: apt-get install gcc)'
@@ -44,11 +45,11 @@ check:
 unit: ## only the unit and script tests; needs no network
 	go test $(RACE) -timeout=5m ./...
 
-e2e: build $(VAULT) $(ACT) $(NPM)/node_modules ## only the end-to-end tests
+e2e: build $(VAULT) $(MINIO) $(ACT) $(NPM)/node_modules ## only the end-to-end tests
 	@pg=$$(sh scripts/need.sh postgres postgresql '/usr/lib/postgresql/*/bin') && \
 	buildah=$$(sh scripts/need.sh buildah buildah) && \
 	rsync=$$(sh scripts/need.sh rsync rsync) && git=$$(sh scripts/need.sh git git) && \
-	cd e2e && RUNENV_E2E_VAULT='$(VAULT)' RUNENV_E2E_POSTGRES="$${pg%/*}" RUNENV_E2E_BUILDAH="$$buildah" RUNENV_E2E_BIN='$(CURDIR)/bin' \
+	cd e2e && RUNENV_E2E_VAULT='$(VAULT)' RUNENV_E2E_MINIO='$(MINIO)' RUNENV_E2E_POSTGRES="$${pg%/*}" RUNENV_E2E_BUILDAH="$$buildah" RUNENV_E2E_BIN='$(CURDIR)/bin' \
 	RUNENV_E2E_ACT='$(ACT)' RUNENV_E2E_NPM='$(NPM)/node_modules' \
 		go test $(RACE) -count=1 -parallel=8 -timeout=20m -v ./...
 
@@ -72,6 +73,9 @@ clean: ## remove what make built, the cached tools too
 
 $(VAULT):
 	@sh scripts/build-tool.sh e2e/tools/vault github.com/hashicorp/vault '$@' 'Vault 1.13.1 (about 3 minutes, once)'
+
+$(MINIO):
+	@sh scripts/build-tool.sh e2e/tools/minio github.com/minio/minio '$@' 'MinIO, whose STS verifies web identities (about 3 minutes, once)'
 
 $(ACT):
 	@sh scripts/build-tool.sh e2e/tools/act github.com/nektos/act '$@' 'act 0.2.89 (about a minute, once)'

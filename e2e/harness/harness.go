@@ -40,6 +40,7 @@ func Main(m *testing.M) int {
 		{filepath.Join(os.Getenv("RUNENV_E2E_POSTGRES"), "postgres"), "--version"},
 		{os.Getenv("RUNENV_E2E_BUILDAH"), "--version"},
 		{os.Getenv("RUNENV_E2E_ACT"), "--version"},
+		{os.Getenv("RUNENV_E2E_MINIO"), "--version"},
 	} {
 		if out, err := exec.Command(c[0], c[1:]...).Output(); err == nil {
 			fmt.Printf("real component: %s", out)

@@ -516,3 +516,31 @@ func BenchmarkLoad(b *testing.B) {
 		}
 	}
 }
+
+func TestShapes(t *testing.T) {
+	t.Parallel()
+	file, err := config.Parse("broker.yaml", []byte(strings.Replace(dev, "env: {DEMO_TOKEN:", `env: {
+      URL: {template: "https://{{.user | urlquery}}@example.com"}, HOST: {field: /config/host, mask: false}, KEY: {field: key, decode: base64}, ALL: {as: json},
+      "*": {prefix: APP_, fields: "app-*", optional: true}, DEMO_TOKEN:`, 1)), config.Options{Dev: true, Getenv: getenv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, v := range file.Leases[0].Env {
+		template := ""
+		if v.Template != nil {
+			template = v.Template.String()
+		}
+		got = append(got, fmt.Sprint(v.Name, "|", v.Field, "|", v.Decode, "|", template, "|", v.As, "|", v.Prefix, "|", v.Fields, "|", v.Mask, v.Optional))
+	}
+	want := []string{
+		"URL||||||", "HOST|/config/host|||||", "KEY|key|base64||||", "ALL||||json||", "*|||||APP_|app-*", "DEMO_TOKEN|token|||||", "OTHER|other|||||",
+	}
+	want[0] = "URL|||https://{{.user | urlquery}}@example.com|||"
+	for i := range want {
+		want[i] += "|" + map[bool]string{true: "false", false: "true"}[i == 1] + " " + map[bool]string{true: "true", false: "false"}[i == 4 || i == 6]
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("variables (-want +got):\n%s", diff)
+	}
+}

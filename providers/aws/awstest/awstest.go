@@ -86,6 +86,9 @@ type Server struct {
 	PageSize int
 	// Now is its clock; nil means time.Now.
 	Now func() time.Time
+	// HTTP fetches issuers' documents; nil means a client that trusts what the
+	// system trusts.
+	HTTP *http.Client
 
 	done chan struct{}
 

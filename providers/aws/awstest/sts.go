@@ -1,6 +1,7 @@
 package awstest
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -89,7 +90,7 @@ func (s *Server) verifyToken(raw string) (token, *refusal400) {
 	if !known {
 		return bad("No OpenIDConnect provider found in your account for " + tok.Issuer)
 	}
-	keys, err := fetchKeys(tok.Issuer)
+	keys, err := s.fetchKeys(tok.Issuer)
 	if err != nil {
 		return bad("Couldn't retrieve verification key from your identity provider")
 	}
@@ -106,23 +107,23 @@ func (s *Server) verifyToken(raw string) (token, *refusal400) {
 	return tok, nil
 }
 
-func fetchKeys(issuer string) (*jose.JSONWebKeySet, error) {
+func (s *Server) fetchKeys(issuer string) (*jose.JSONWebKeySet, error) {
 	var discovery struct {
 		Issuer string `json:"issuer"`
 		JWKS   string `json:"jwks_uri"`
 	}
-	if err := fetchJSON(issuer+"/.well-known/openid-configuration", &discovery); err != nil {
+	if err := s.fetchJSON(issuer+"/.well-known/openid-configuration", &discovery); err != nil {
 		return nil, err
 	}
 	if discovery.Issuer != issuer {
 		return nil, fmt.Errorf("discovery of %s names another issuer", issuer)
 	}
 	keys := &jose.JSONWebKeySet{}
-	return keys, fetchJSON(discovery.JWKS, keys)
+	return keys, s.fetchJSON(discovery.JWKS, keys)
 }
 
-func fetchJSON(from string, into any) error {
-	client := http.Client{Timeout: 5 * time.Second}
+func (s *Server) fetchJSON(from string, into any) error {
+	client := cmp.Or(s.HTTP, &http.Client{Timeout: 5 * time.Second})
 	resp, err := client.Get(from) //nolint:noctx // bounded by the client
 	if err != nil {
 		return err

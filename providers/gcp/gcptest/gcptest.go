@@ -70,6 +70,8 @@ type Server struct {
 	URL string
 	// Issuer and JWKSURL are whose ID tokens it takes and where their keys are.
 	Issuer, JWKSURL string
+	// HTTP fetches them; nil means [http.DefaultClient].
+	HTTP *http.Client
 	// Condition is the provider's attribute condition: a claim and the values
 	// that it may have. An empty one takes every token.
 	Condition map[string][]string

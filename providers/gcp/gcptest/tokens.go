@@ -1,6 +1,7 @@
 package gcptest
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -117,7 +118,7 @@ func (s *Server) verify(ctx context.Context, token string) (subject, code, descr
 	if aud := claims["aud"]; aud != Pool && aud != "https:"+Pool {
 		return "", bad, fmt.Sprintf("The audience in ID Token [%v] does not match the expected audience.", aud)
 	}
-	keys, err := fetchKeys(ctx, s.JWKSURL)
+	keys, err := fetchKeys(ctx, cmp.Or(s.HTTP, http.DefaultClient), s.JWKSURL)
 	if err != nil {
 		return "", bad, "Error connecting to the given credential's issuer."
 	}
@@ -144,12 +145,12 @@ func (s *Server) verify(ctx context.Context, token string) (subject, code, descr
 	return subject, "", ""
 }
 
-func fetchKeys(ctx context.Context, url string) (*jose.JSONWebKeySet, error) {
+func fetchKeys(ctx context.Context, client *http.Client, url string) (*jose.JSONWebKeySet, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -80,15 +80,12 @@ Exit status: as of "runenv run"; 1 or 2 for a fault in FILE or in the call.`,
 			if err := configGiven(cmd, path); err != nil {
 				return err
 			}
-			level := "warn"
+			level := slog.LevelWarn
 			if debug, err := cmd.Flags().GetBool("debug"); err == nil && debug {
-				level = "debug"
+				level = slog.LevelDebug
 			}
-			log, err := (&logFlags{format: "text", level: level}).logger(cmd, env.Stderr)
-			if err != nil {
-				return err
-			}
-			return runDirect(cmd.Context(), env, path, trailFile, &direct, args, log)
+			log := slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: level})
+			return runDirect(cmd.Context(), env, path, trailFile, &direct, args, slog.New(&causes{Handler: log, w: env.Stderr}))
 		},
 	}
 	configFlag(cmd, &path, "the `FILE`, which is like that of a server")
@@ -260,7 +257,7 @@ func jobTokens(env Env, broker string, source ci.Source) func(string) providers.
 			from, name := source, ci.VarToken+suffix
 			if audience == broker {
 				return "", hinted{
-					fmt.Errorf("the audience of provider %q is the broker's own url", provider),
+					fmt.Errorf("the audience of provider %q is the broker's own url: %w", provider, providers.ErrInvalid),
 					"give the provider an `auth.audience` of its own, or the file another `url`",
 				}
 			}
@@ -279,7 +276,7 @@ func jobTokens(env Env, broker string, source ci.Source) func(string) providers.
 			}
 			if !isFor(token, audience) {
 				return "", hinted{
-					fmt.Errorf("the job's token for provider %q isn't made out to %q", provider, audience),
+					fmt.Errorf("the job's token for provider %q isn't made out to %q: %w", provider, audience, providers.ErrInvalid),
 					fmt.Sprintf("give the job another: %s with that audience (GitLab: `id_tokens: %s: aud: %s`)", name, name, audience),
 				}
 			}
@@ -310,6 +307,47 @@ func isFor(token secret.Value, audience string) bool {
 		return list[0] == audience
 	}
 	return claims["aud"] == audience
+}
+
+// causes is a log that tells of each refusal in a line for people, with its
+// cure: nobody but the caller will ever read it.
+type causes struct {
+	slog.Handler
+	w io.Writer
+
+	mu   sync.Mutex
+	told string // the last one: a client tries some calls again
+}
+
+// Enabled implements [slog.Handler]. Refusals are logged at level info.
+func (c *causes) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelInfo || c.Handler.Enabled(ctx, level)
+}
+
+// Handle implements [slog.Handler].
+func (c *causes) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "refused" {
+		var cause error
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "err" {
+				cause, _ = a.Value.Any().(error)
+			}
+			return cause == nil
+		})
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if cause != nil && cause.Error() != c.told {
+			c.told = cause.Error()
+			report(c.w, fmt.Errorf("refused: %w", cause))
+		}
+		if !c.Handler.Enabled(ctx, slog.LevelDebug) {
+			return nil
+		}
+	}
+	if !c.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return c.Handler.Handle(ctx, r)
 }
 
 // A trail writes the audit log of a broker that keeps none, as it grows.

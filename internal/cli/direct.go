@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"errors"
 	"net/http"
 
 	"github.com/spf13/pflag"
 
+	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/client"
 	"github.com/runenv/action/internal/ci"
 	"github.com/runenv/action/internal/roots"
 )
@@ -37,5 +40,25 @@ func (d *Direct) Run(env Env, broker Local, command []string) int {
 	if err := o.check("runenv-broker run"); err != nil {
 		return a.exit(err)
 	}
-	return a.exit(a.run(o, command))
+	return a.exit(explained(a.run(o, command)))
+}
+
+// A causedError has a cause that the broker, which is in this process, has
+// told already.
+type causedError struct{ error }
+
+func (e causedError) Unwrap() error { return e.error }
+
+// Hint is in the place of those that send people to another machine.
+func (causedError) Hint() string { return "the line of runenv-broker above says why" }
+
+// explained gives a broker's refusal the hint that fits one in this process.
+// What is wrong with the job's own token the client knows best.
+func explained(err error) error {
+	refused, isRefused := errors.AsType[*client.Error](err)
+	_, unreachable := errors.AsType[*client.UnreachableError](err)
+	if isRefused && refused.Refusal.Code != api.CodeInvalidRequest || unreachable {
+		return causedError{err}
+	}
+	return err
 }

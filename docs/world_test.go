@@ -73,6 +73,9 @@ func newWorld(t *testing.T) *world {
 	back := vaulttest.New(t)
 	back.Roles = map[string]vaulttest.Role{"runenv-migrate": {Subject: "runenv:role:migrate", Audience: back.URL}}
 	back.Mount("database", "database", vaulttest.Database(15*time.Minute))
+	back.KV("secret", 2)
+	back.Put("secret", "ci/npm", map[string]any{"token": "npm_0123456789"})
+	back.Put("secret", "ci/app", map[string]any{"config": `{"db":{"host":"db.example.com"}}`, "api-key": "k-0123456789"})
 	w.here = strings.NewReplacer(
 		"https://runenv.example.com", w.url, "https://vault.example.com:8200", back.URL,
 		"/etc/runenv", w.etc, "/var/lib/runenv", state,
@@ -92,6 +95,7 @@ func newWorld(t *testing.T) *world {
 
 	w.write(t, "broker.yaml", strings.NewReplacer(
 		"listen: :8443", "listen: "+address,
+		"    leases: [db-migrate]\n", "    leases: [db-migrate]\n    references: [\"vault://secret/ci/**\", \"vault://database/creds/{{project.name}}-*\"]\n",
 		"url: https://token.actions.githubusercontent.com", `url: "https://`+ci.Listener.Addr().String()+`", jwks_file: jwks.json`,
 	).Replace(w.local(deployed(t))))
 	return w

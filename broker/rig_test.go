@@ -26,6 +26,7 @@ import (
 	"github.com/runenv/action/broker/identity/identitytest"
 	"github.com/runenv/action/broker/issuer"
 	"github.com/runenv/action/broker/lease"
+	"github.com/runenv/action/broker/policy"
 	"github.com/runenv/action/broker/seal"
 	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/broker/store"
@@ -34,6 +35,7 @@ import (
 	"github.com/runenv/action/providers/static"
 	"github.com/runenv/action/providers/vault"
 	"github.com/runenv/action/providers/vault/vaulttest"
+	"github.com/runenv/action/ref"
 	"github.com/runenv/action/secret"
 )
 
@@ -236,7 +238,8 @@ type rig struct {
 	base   string // where its server listens
 	file   *config.File
 	log    *buffer
-	stop   func() // ends the broker's own work
+	grants map[string]error // by reference: nil grants it; what isn't here isn't
+	stop   func()           // ends the broker's own work
 
 	mu      sync.Mutex
 	secrets []string // what no sink may show
@@ -295,7 +298,7 @@ func newRig(t testing.TB, change ...func(*settings)) *rig {
 	r.broker, err = broker.New(broker.Config{
 		URL: r.url, Version: "test", Store: r.store, Sealer: sealer, Audit: auditLog, Issuer: r.own,
 		Provider: func(name string) (providers.Provider, bool) { p, ok := open[name]; return p, ok },
-		Rules:    &broker.Rules{Policy: r.file.Compiled, Definitions: r.definitions(r.file, open), Verifier: r.verifier(set.now, log)},
+		Rules:    &broker.Rules{Policy: r.file.Compiled, Definitions: r.definitions(r.file, open), Reference: r.reference, Verifier: r.verifier(set.now, log)},
 		Now:      set.now, Log: log,
 	})
 	if err != nil {
@@ -382,6 +385,15 @@ func (r *rig) definitions(file *config.File, open map[string]providers.Provider)
 	return defs
 }
 
+// reference grants what the test says to role odd.
+func (r *rig) reference(role *policy.Role, vars providers.Vars, ref ref.Ref, _ []string) (lease.Definition, error) {
+	err, granted := r.grants[ref.String()]
+	if !granted || role.Name != "odd" || vars["project.name"] != "shop-api" {
+		err = fmt.Errorf("%s: %w", ref.String(), broker.ErrNotGranted)
+	}
+	return lease.Definition{ProviderName: "odd", Provider: r.odd, Provides: oddDefinition{}}, err
+}
+
 func (r *rig) verifier(now func() time.Time, log *slog.Logger) *identity.Verifier {
 	r.t.Helper()
 	cfg := identity.Config{Audience: r.url, Now: now, Log: log}
@@ -402,7 +414,7 @@ func (r *rig) swap(text string) {
 	log := slog.New(slog.DiscardHandler)
 	r.file = r.parse(text)
 	err := r.broker.Swap(r.t.Context(), &broker.Rules{
-		Policy: r.file.Compiled, Definitions: r.definitions(r.file, r.openProviders(r.clock.Now, log)), Verifier: r.verifier(r.clock.Now, log),
+		Policy: r.file.Compiled, Definitions: r.definitions(r.file, r.openProviders(r.clock.Now, log)), Reference: r.reference, Verifier: r.verifier(r.clock.Now, log),
 	})
 	if err != nil {
 		r.t.Fatal(err)

@@ -195,7 +195,7 @@ func (b *toy) Reference(r ref.Ref) (providers.Definition, error) {
 }
 
 func (b *toy) Issue(ctx context.Context, req providers.Request) (*providers.Credential, error) {
-	if _, ok := req.Definition.(providers.Definition); !ok || !ofToy(req.Definition) && !b.is("takes another provider's definition") {
+	if req.Definition == nil || !ofToy(req.Definition) && !b.is("takes another provider's definition") {
 		return nil, fail(providers.ErrInvalid)
 	}
 	login, err := b.handleOf(req.Login, "login")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,7 +72,11 @@ func TestT18EncryptedRefusals(t *testing.T) {
 	}
 	scrypt.SetWorkFactor(10)
 	lines := strings.SplitAfter(good, "\n")
-	flipped := strings.Join(append(append(lines[:1:1], flip(lines[1])), lines[2:]...), "")
+	change := func(i int) string {
+		changed := slices.Clone(lines)
+		changed[i] = flip(changed[i])
+		return strings.Join(changed, "")
+	}
 	tests := []struct {
 		name string
 		keys map[string]any
@@ -82,7 +87,8 @@ func TestT18EncryptedRefusals(t *testing.T) {
 		{"the value itself", map[string]any{"age": map[string]any{"a": canary}}, "key age.a: not age-encrypted"},
 		{"cut off", map[string]any{"age": map[string]any{"a": good[:len(good)-60]}}, "its armor isn't whole"},
 		{"followed by more", map[string]any{"age": map[string]any{"a": good + canary}}, "its armor isn't whole"},
-		{"changed", map[string]any{"age": map[string]any{"a": flipped}}, `field "a"`},
+		{"changed in the header", map[string]any{"age": map[string]any{"a": change(2)}}, `field "a" can't be decrypted`},
+		{"changed at the end", map[string]any{"age": map[string]any{"a": change(len(lines) - 3)}}, `field "a" can't be decrypted: it was changed`},
 		{"empty inside", map[string]any{"age": map[string]any{"a": encrypt(t, "\n", id.Recipient())}}, `field "a" is empty`},
 		{"too big inside", map[string]any{"age": map[string]any{"a": encrypt(t, strings.Repeat("x", 64<<10+1), id.Recipient())}}, "over 64 KiB"},
 		{"too big", map[string]any{"age": map[string]any{"a": armor.Header + strings.Repeat("\n", 128<<10)}}, "over 128 KiB"},

@@ -166,6 +166,7 @@ func TestDocumentsAreComplete(t *testing.T) {
 		{"a key of Vault's", "providers/vault.md", 21, slices.Concat(
 			keys(t, "../providers/vault/vault.go"), keys(t, "../providers/vault/auth.go"), keys(t, "../providers/vault/issue.go"))},
 		{"a key of AWS's", "providers/aws.md", 30, append(keys(t, "../providers/aws/aws.go"), keys(t, "../providers/aws/define.go")...)},
+		{"a key of Google's", "providers/gcp.md", 15, append(keys(t, "../providers/gcp/gcp.go"), keys(t, "../providers/gcp/define.go")...)},
 		{"a key of static's", "providers/static.md", 1, keys(t, "../providers/static/static.go")},
 		{"an error code", "wire.md", 15, constants(t, api, "Code")},
 		{"an error code", "troubleshooting.md", 15, constants(t, api, "Code")},
@@ -204,7 +205,7 @@ func TestMessagesExist(t *testing.T) {
 	// What a message holds of the case at hand.
 	hole := regexp.MustCompile(`"[^"]*"|…|\b6\b|status [0-9]+|auth/jwt/login: |\b[A-Z]+:LINE:COLUMN: |variable Y|RUNENV_ID_TOKEN |\.runenv\.yaml`)
 	seen := 0
-	for _, path := range []string{"troubleshooting.md", "providers/vault.md", "providers/aws.md"} {
+	for _, path := range []string{"troubleshooting.md", "providers/vault.md", "providers/aws.md", "providers/gcp.md"} {
 		text := read(t, path).text
 		for _, m := range row.FindAllStringSubmatch(text, -1) {
 			for _, q := range quoted.FindAllStringSubmatch(m[1], -1) {

@@ -533,6 +533,7 @@ func TestFlagsExist(t *testing.T) {
 		"runenv-broker policy", "runenv-broker policy check", "runenv-broker policy test",
 		"runenv-broker audit", "runenv-broker audit show", "runenv-broker audit export", "runenv-broker audit verify",
 		"runenv-broker leases", "runenv-broker leases contain",
+		"runenv-broker keys", "runenv-broker keys export", "runenv-broker providers", "runenv-broker providers check",
 	} {
 		words := strings.Fields(command)
 		out, err := exec.CommandContext(t.Context(), words[0], append(words[1:], "--help")...).Output()

@@ -237,7 +237,7 @@ func TestDefaultCredentials(t *testing.T) {
 // and returns what it prints.
 func environment(t *testing.T, test string, variables ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+test+"$", "-test.count=1", "-test.v") //nolint:gosec // this program
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+test+"$", "-test.count=1", "-test.v")
 	cmd.Env = append(append(os.Environ(), "GCP_TEST_INNER="+test), variables...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -24,8 +24,6 @@ import (
 	"github.com/runenv/action/providers"
 )
 
-const cloudPlatform = "https://www.googleapis.com/auth/cloud-platform"
-
 // An Issuer mints ID tokens as the broker does, and serves its keys.
 type Issuer struct {
 	URL    string

@@ -114,7 +114,7 @@ func (g Glob) MatchCredential(r Ref) bool {
 }
 
 func (g Glob) matchField(r Ref) bool {
-	return g.field == "" || r.Field == g.field || r.Root() == g.field ||
+	return g.field == "" || r.Field == g.field || r.root() == g.field ||
 		strings.HasPrefix(g.field, "/") && strings.HasPrefix(r.Field, g.field+"/")
 }
 

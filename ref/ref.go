@@ -103,8 +103,8 @@ func (r Ref) String() string {
 	return s
 }
 
-// Root is the field that is read: of a JSON pointer the first token.
-func (r Ref) Root() string {
+// root is the field that is read: of a JSON pointer the first token.
+func (r Ref) root() string {
 	pointer, ok := strings.CutPrefix(r.Field, "/")
 	if !ok {
 		return r.Field

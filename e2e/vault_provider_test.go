@@ -484,9 +484,14 @@ func TestT15VaultFrozenKilledSealed(t *testing.T) {
 		t.Parallel()
 		w, s := start(t)
 		w.Freeze(t)
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		defer cancel()
-		if _, err := s.issue(ctx, t, read); !errors.Is(err, providers.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		var err error
+		harness.Eventually(t, 5*time.Second, "every thread of Vault's stands still", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			defer cancel()
+			_, err = s.issue(ctx, t, read)
+			return err != nil
+		})
+		if !errors.Is(err, providers.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Issue = %v, want %v and %v", err, providers.ErrUnavailable, context.DeadlineExceeded)
 		}
 		w.Thaw(t)

@@ -226,7 +226,7 @@ func checkPath(path, chars string) error {
 		case segment == "":
 			return errors.New("a reference with an empty segment: no slash in front, at the end, or twice")
 		case segment == "." || segment == "..":
-			return errors.New("a reference with a segment . or ..")
+			return errors.New("a reference with . or .. for a segment")
 		case !only(segment, chars):
 			return errors.New("a reference with a character that no path has: a segment holds letters, digits and _ . @ = + : ~ -")
 		}

@@ -44,7 +44,7 @@ func bankVaults(rest string) (Ref, error) {
 	path, rest, _ := strings.Cut(rest, "#")
 	field, version, versioned := strings.Cut(rest, "#")
 	if field == "" || versioned && version == "" || strings.HasPrefix(field, "/") {
-		return Ref{}, errors.New("not PATH#KEY behind vault:")
+		return Ref{}, errors.New("behind vault: stands no PATH#KEY")
 	}
 	return Ref{Scheme: SchemeVault, Path: withoutData(path), Field: field, Version: version}, nil
 }

@@ -143,7 +143,8 @@ func decode(how string, value []byte) ([]byte, error) {
 		}
 		return r
 	}, value)
-	out, err := []byte(nil), error(nil)
+	var out []byte
+	var err error
 	switch how {
 	case "hex":
 		out, err = hex.AppendDecode(nil, clean)

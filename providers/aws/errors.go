@@ -230,12 +230,12 @@ func (e *callError) answered(code, message string) {
 		class, e.known = errSkewed, clock
 	}
 	switch {
-	case class == errThrottled || e.status == http.StatusTooManyRequests:
+	case errors.Is(class, errThrottled) || e.status == http.StatusTooManyRequests:
 		e.note, e.classes = "it throttles", []error{providers.ErrUnavailable, providers.ErrNotIssued}
-	case class == errIDP:
+	case errors.Is(class, errIDP):
 		e.note, e.classes = "it can't reach the broker's keys", []error{providers.ErrUnavailable, providers.ErrNotIssued}
 		e.hint = "AWS must reach <issuer_url>/.well-known/openid-configuration and what that names as jwks_uri"
-	case class == errSkewed:
+	case errors.Is(class, errSkewed):
 		e.note, e.lasting, e.classes = "its clock and the broker's differ", true, []error{providers.ErrUnavailable, providers.ErrNotIssued}
 		e.hint = "set the broker's clock, by NTP"
 	case e.status < 400 && !ok:

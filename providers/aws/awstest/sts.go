@@ -124,7 +124,7 @@ func (s *Server) fetchKeys(issuer string) (*jose.JSONWebKeySet, error) {
 
 func (s *Server) fetchJSON(from string, into any) error {
 	client := cmp.Or(s.HTTP, &http.Client{Timeout: 5 * time.Second})
-	resp, err := client.Get(from) //nolint:noctx // bounded by the client
+	resp, err := client.Get(from)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -122,6 +124,7 @@ func start(t testing.TB, secure bool) *Server {
 	s.grpc = grpc.NewServer()
 	secretmanagerpb.RegisterSecretManagerServiceServer(s.grpc, s)
 	s.server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	s.server.Config.ErrorLog = log.New(io.Discard, "", 0) // clients hang up on it
 	s.server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, c)
 	}

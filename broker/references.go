@@ -13,7 +13,7 @@ import (
 	"github.com/runenv/action/ref"
 )
 
-// ErrNotGranted, from [Rules.Reference]: the RunEnv role doesn't grant the
+// ErrNotGranted is what [Rules.Reference] wraps where the role grants no such
 // reference.
 var ErrNotGranted = errors.New("the RunEnv role doesn't grant this reference")
 

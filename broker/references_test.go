@@ -12,10 +12,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/runenv/action/broker"
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/providers"
 	"github.com/runenv/action/secret"
 )
+
+const dynamic = "vault://database/creds/shop-api-ro"
 
 const creds, token = "vault://database/creds/app", "vault://secret/ci/npm"
 
@@ -202,6 +205,26 @@ func TestT16AReferenceIsJudgedAgain(t *testing.T) {
 	}
 	if a := s.call(http.MethodDelete, api.PathLeases+"/"+id, ""); a.status != http.StatusOK {
 		t.Errorf("ending it = %v", a)
+	}
+}
+
+// T16: the engine asks by the reference when it renews.
+func TestT16AReferenceIsRenewedByTodaysPolicy(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.grants = map[string]error{dynamic: nil}
+	s := r.open("prod")
+	l := s.leased(s.call(http.MethodPost, api.PathLeases, ask(t, api.LeaseRequest{References: []api.Reference{reference(dynamic+"#password", "X")}})))[0]
+	if l.Name != dynamic || len(l.Env) != 1 || !l.Renewable {
+		t.Fatalf("lease = %+v", l)
+	}
+	r.clock.add(time.Minute)
+	if a := s.call(http.MethodPost, api.PathLeases+"/"+l.ID+"/renew", ""); a.status != http.StatusOK {
+		t.Errorf("renew = %v", a)
+	}
+	r.grants[dynamic] = broker.ErrNotGranted
+	if a := s.call(http.MethodPost, api.PathLeases+"/"+l.ID+"/renew", ""); !a.is(http.StatusForbidden, api.CodeAccessDenied) {
+		t.Errorf("renew of what is no longer granted = %v", a)
 	}
 }
 

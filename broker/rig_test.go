@@ -238,6 +238,7 @@ type rig struct {
 	base   string // where its server listens
 	file   *config.File
 	log    *buffer
+	vaults map[string]providers.Provider
 	grants map[string]error // by reference: nil grants it; what isn't here isn't
 	stop   func()           // ends the broker's own work
 
@@ -295,6 +296,7 @@ func newRig(t testing.TB, change ...func(*settings)) *rig {
 	}
 	r.file = r.parse(set.file)
 	open := r.openProviders(set.now, log)
+	r.vaults = open
 	r.broker, err = broker.New(broker.Config{
 		URL: r.url, Version: "test", Store: r.store, Sealer: sealer, Audit: auditLog, Issuer: r.own,
 		Provider: func(name string) (providers.Provider, bool) { p, ok := open[name]; return p, ok },
@@ -385,8 +387,11 @@ func (r *rig) definitions(file *config.File, open map[string]providers.Provider)
 	return defs
 }
 
-// reference grants what the test says to role odd.
+// reference grants what the test says to role odd, and dynamic to role prod.
 func (r *rig) reference(role *policy.Role, vars providers.Vars, ref ref.Ref, _ []string) (lease.Definition, error) {
+	if ref.String() == dynamic && role.Name == "prod" {
+		return r.definitions(r.file, r.vaults)["db"], r.grants[dynamic]
+	}
 	err, granted := r.grants[ref.String()]
 	if !granted || role.Name != "odd" || vars["project.name"] != "shop-api" {
 		err = fmt.Errorf("%s: %w", ref.String(), broker.ErrNotGranted)

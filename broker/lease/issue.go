@@ -63,7 +63,7 @@ type plan struct {
 	replaces []store.Lease
 }
 
-// ErrTooSoon: a lease can be replaced once half of its life is over. Without
+// ErrTooSoon says that a lease can be replaced once half of its life is over. Without
 // that, replacing would be a way around the limit.
 var ErrTooSoon = errors.New("too soon to replace a lease")
 

@@ -189,7 +189,7 @@ func (e *Engine) dueActive(ctx context.Context, s store.Session, row store.Lease
 	}
 	tell := false
 	switch {
-	case expired && !row.DiesBy.IsZero() && !now.Before(row.DiesBy):
+	case expired && !now.Before(row.DiesBy):
 		c.To = store.Expired
 		c.Entries = []store.Entry{e.entry(kind(row)+"expired", row, "", "")}
 	case expired || capped || !s.Live(now):

@@ -364,7 +364,7 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := user.Renew(t.Context(), leases[0].ID); err != nil {
+	if _, err := user.Renew(t.Context(), leases[0]); err != nil {
 		t.Errorf("Renew before the role is changed = %v", err)
 	}
 	s.reload(t, first, reloaded)
@@ -374,7 +374,7 @@ func TestReload(t *testing.T) {
 	s.runs(t, "more", 125)
 	s.plan.leasesOf = "word"
 	s.reload(t, s.config(), reloaded)
-	if _, err := user.Renew(t.Context(), leases[0].ID); !isRefusal(err, "access_denied") {
+	if _, err := user.Renew(t.Context(), leases[0]); !isRefusal(err, "access_denied") {
 		t.Errorf("Renew of a lease that the role no longer has = %v, want access_denied", err)
 	}
 	// It is left to its end, and ends with its session.

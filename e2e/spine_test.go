@@ -102,15 +102,15 @@ type job struct {
 
 // start runs a shell script with the role migrate. It tells its credentials
 // through a named pipe, which no redactor sees and no disk keeps.
-func (w *world) start(t *testing.T, script string) *job {
+func (w *world) start(t *testing.T, script string, flags ...string) *job {
 	t.Helper()
 	fifo := filepath.Join(t.TempDir(), "told")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	j := &job{output: new(bytes.Buffer)}
-	j.cmd = w.broker.Runenv(t, w.ci, "run", "--role", "migrate", "--",
-		"sh", "-c", `echo "$DB_USER $DB_PASSWORD" >"$0"; `+script, fifo)
+	j.cmd = w.broker.Runenv(t, w.ci, slices.Concat([]string{"run", "--role", "migrate"}, flags,
+		[]string{"--", "sh", "-c", `echo "$DB_USER $DB_PASSWORD" >"$0"; ` + script, fifo})...)
 	j.cmd.Stdout, j.cmd.Stderr = j.output, j.output
 	j.cmd.WaitDelay = 5 * time.Second // a killed wrapper's command may hold the output open
 	stdin, err := j.cmd.StdinPipe()

@@ -1,7 +1,10 @@
 package harness
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"os"
@@ -9,6 +12,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 // A MinIOServer is a real MinIO, whose STS verifies web identities: it fetches
@@ -16,8 +23,8 @@ import (
 type MinIOServer struct {
 	Address  string // http://127.0.0.1:…
 	Audience string // that a token must have
-	// RoleARN is the one role that web identities assume. It may read the
-	// bucket "readable" and nothing else.
+	// RoleARN is the one role that web identities assume. It may read objects
+	// and nothing else.
 	RoleARN string
 	// RootUser and RootPassword are an administrator's keys.
 	RootUser, RootPassword string
@@ -37,9 +44,6 @@ func MinIO(tb testing.TB, issuerURL, audience string) *MinIOServer {
 		Audience: audience, RootUser: "root" + randomWord()[:8], RootPassword: randomWord(),
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "certs", "CAs"), 0o700); err != nil {
-		tb.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "data", "readable"), 0o700); err != nil { // a bucket
 		tb.Fatal(err)
 	}
 	writeFile(tb, filepath.Join(dir, "certs", "CAs", "ca.crt"), CA(tb))
@@ -72,4 +76,28 @@ func MinIO(tb testing.TB, issuerURL, audience string) *MinIOServer {
 		return nil
 	})
 	return m
+}
+
+// Put makes a bucket (PATH of one segment) or an object in one, as root.
+func (m *MinIOServer) Put(tb testing.TB, path string, content []byte) {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(tb.Context(), http.MethodPut, m.Address+"/"+path, bytes.NewReader(content))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sum := sha256.Sum256(content)
+	hash := hex.EncodeToString(sum[:])
+	req.Header.Set("X-Amz-Content-Sha256", hash)
+	root := aws.Credentials{AccessKeyID: m.RootUser, SecretAccessKey: m.RootPassword}
+	if err := v4.NewSigner().SignHTTP(tb.Context(), root, req, hash, "s3", "us-east-1", time.Now()); err != nil {
+		tb.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		tb.Fatalf("putting %s: %s", path, resp.Status)
+	}
 }

@@ -18,55 +18,39 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 
-	"github.com/runenv/action/secret"
+	"github.com/runenv/action/internal/needle"
 )
 
 // MinBytes is the length from which a value, or a line of one, is hidden.
-const MinBytes = 6
+const MinBytes = needle.MinBytes
 
 // sliceBytes is how much of a long Write is looked at in one go, so that a
 // writer's buffers stay small.
 const sliceBytes = 64 << 10
 
 // A Secret is a value to hide and the lease to name in its place.
-type Secret struct {
-	Lease string
-	Value secret.Value
-}
+type Secret = needle.Secret
 
 // A Redactor knows what to hide. It keeps copies of the values, never changes
 // once made, and is safe for concurrent use.
 type Redactor struct {
-	m      *matcher
+	set    *needle.Set
 	marker [][]byte // by lease number
-	short  []string
 }
 
 // New compiles the secrets. Where two leases have the same value, the first
 // is the one that is named.
 func New(secrets []Secret) *Redactor {
-	r := &Redactor{}
-	set := newNeedleSet()
-	numbers := map[string]int{}
-	for _, s := range secrets {
-		number, ok := numbers[s.Lease]
-		if !ok {
-			number = len(r.marker)
-			numbers[s.Lease] = number
-			r.marker = append(r.marker, fmt.Appendf(nil, "[REDACTED:%s]", s.Lease))
-		}
-		if !set.addValue(s.Value.Reveal(), number) && s.Value.Len() > 0 && !slices.Contains(r.short, s.Lease) {
-			r.short = append(r.short, s.Lease)
-		}
+	r := &Redactor{set: needle.New(secrets)}
+	for i := range r.set.Leases() {
+		r.marker = append(r.marker, fmt.Appendf(nil, "[REDACTED:%s]", r.set.Lease(i)))
 	}
-	r.m = newMatcher(set)
 	return r
 }
 
 // Short lists the leases with a value that is too short to be hidden.
-func (r *Redactor) Short() []string { return slices.Clone(r.short) }
+func (r *Redactor) Short() []string { return r.set.Short() }
 
 // Bytes returns b with every hit replaced; b itself if there is none.
 func (r *Redactor) Bytes(b []byte) []byte {
@@ -93,7 +77,7 @@ type cover struct {
 // nothing changed: then t[:settled] is the result. It leaves c ready for
 // t[settled:] and what follows.
 func (r *Redactor) pass(out, t []byte, c *cover, last bool) (result []byte, changed bool, settled int) {
-	settled = r.m.scan(t, last, func(start, end, lease int) {
+	settled = r.set.Find(t, last, func(start, end, lease int) {
 		// A hit that overlaps the one before, or continues it for the same
 		// lease, shares its marker.
 		if start > c.until || start == c.until && !(c.marked && lease == c.lease) {

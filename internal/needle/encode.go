@@ -1,4 +1,4 @@
-package redact
+package needle
 
 import (
 	"bytes"
@@ -10,9 +10,6 @@ import (
 )
 
 const (
-	// maxNeedle bounds what a writer holds back. A longer needle is looked
-	// for in pieces, so that a part of it is hidden too.
-	maxNeedle  = 127
 	pieceBytes = 64
 	// manyFormsBytes is the length up to which rare ways to escape a value
 	// are looked for too; beyond it they would cost more memory than they are
@@ -99,7 +96,7 @@ func (s *needleSet) addBase64(v []byte, lease int) {
 }
 
 func (s *needleSet) add(needle string, lease int) {
-	if len(needle) <= maxNeedle {
+	if len(needle) <= MaxBytes {
 		s.addPiece(needle, lease)
 		return
 	}

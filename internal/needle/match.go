@@ -1,4 +1,4 @@
-package redact
+package needle
 
 import (
 	"encoding/binary"
@@ -7,14 +7,20 @@ import (
 	"strings"
 )
 
-// A matcher finds needles of MinBytes to maxNeedle bytes. It looks at the
+// A Set knows what to look for. It keeps copies of the values, never changes
+// once made but for [Set.Wipe], and is safe for concurrent use.
+//
+// It looks at the
 // last few bytes (a block) of a window as long as the shortest needle: a table
 // says how far the window may move on before a needle's head could end there.
 // Where it may not move, a hash of the window's first bytes leads to the
 // needles that begin so, in sorted order, and a binary search finds the
 // longest that stands there. So a byte costs a fraction of a table look-up as
 // a rule, and at worst log2(needles) comparisons of maxNeedle bytes.
-type matcher struct {
+type Set struct {
+	lease []string // by number
+	short []string
+
 	needles []needle // sorted by text
 	window  int      // length of the shortest needle, at most maxWindow
 	span    int      // window, or loadBytes if that is more
@@ -54,15 +60,15 @@ const (
 	hash64 = 0x9E3779B97F4A7C15
 )
 
-func newMatcher(set *needleSet) *matcher {
-	m := &matcher{window: maxWindow}
+func compile(m *Set, set *needleSet) {
+	m.window = maxWindow
 	for text, lease := range set.lease {
 		m.needles = append(m.needles, needle{text: text, lease: lease})
 		m.window = min(m.window, len(text))
 		m.longest = max(m.longest, len(text))
 	}
 	if len(m.needles) == 0 {
-		return m
+		return
 	}
 	m.span = max(m.window, loadBytes)
 	slices.SortFunc(m.needles, func(a, b needle) int { return strings.Compare(a.text, b.text) })
@@ -70,12 +76,11 @@ func newMatcher(set *needleSet) *matcher {
 	m.fillShifts()
 	m.fillGroups()
 	m.fillHeads()
-	return m
 }
 
 // linkPrefixes: in sorted order a needle's prefixes come before it, and
 // everything between begins with them.
-func (m *matcher) linkPrefixes() {
+func (m *Set) linkPrefixes() {
 	for i := range m.needles {
 		p := int32(i) - 1
 		for p >= 0 && !strings.HasPrefix(m.needles[i].text, m.needles[p].text) {
@@ -87,7 +92,7 @@ func (m *matcher) linkPrefixes() {
 
 // fillShifts takes longer blocks for more needles: too many short ones would
 // occur in any text.
-func (m *matcher) fillShifts() {
+func (m *Set) fillShifts() {
 	block := 4
 	switch n := len(m.needles) * m.window; {
 	case n < 100:
@@ -113,11 +118,11 @@ func (m *matcher) fillShifts() {
 	}
 }
 
-func (m *matcher) blockHash(b []byte) uint32 {
+func (m *Set) blockHash(b []byte) uint32 {
 	return (binary.LittleEndian.Uint32(b) >> m.drop) * hash32 >> (32 - m.bits)
 }
 
-func (m *matcher) fillGroups() {
+func (m *Set) fillGroups() {
 	m.mask = ^uint64(0)
 	if m.window < loadBytes {
 		m.mask = 1<<(8*m.window) - 1
@@ -139,15 +144,15 @@ func (m *matcher) fillGroups() {
 	}
 }
 
-func (m *matcher) key(text string) uint64 {
+func (m *Set) key(text string) uint64 {
 	var load [loadBytes]byte
 	copy(load[:], text)
 	return binary.LittleEndian.Uint64(load[:]) & m.mask
 }
 
-func (m *matcher) slot(key uint64) uint64 { return key * hash64 >> (64 - m.gbits) }
+func (m *Set) slot(key uint64) uint64 { return key * hash64 >> (64 - m.gbits) }
 
-func (m *matcher) fillHeads() {
+func (m *Set) fillHeads() {
 	m.hbits = uint(max(10, bits.Len(uint(len(m.needles)*4*8))))
 	m.heads = make([]uint64, 1<<m.hbits/64)
 	for _, n := range m.needles {
@@ -158,7 +163,7 @@ func (m *matcher) fillHeads() {
 	}
 }
 
-func (m *matcher) headHash(t []byte) uint64 {
+func (m *Set) headHash(t []byte) uint64 {
 	v := uint64(min(len(t), 4))
 	for i := range v {
 		v = v<<8 | uint64(t[i])
@@ -166,11 +171,11 @@ func (m *matcher) headHash(t []byte) uint64 {
 	return v * hash64 >> (64 - m.hbits)
 }
 
-// scan calls hit for the longest needle at each position of t where one
+// Find calls hit for the longest needle at each position of t where one
 // stands, in order. It returns the position from which t must be looked at
 // again with the bytes that follow, since a needle, or a longer one, may begin
 // there; that is len(t) if none may, or if t is the last there is.
-func (m *matcher) scan(t []byte, last bool, hit func(start, end, lease int)) int {
+func (m *Set) Find(t []byte, last bool, hit func(start, end, lease int)) int {
 	if len(m.needles) == 0 {
 		return len(t)
 	}
@@ -208,7 +213,7 @@ func (m *matcher) scan(t []byte, last bool, hit func(start, end, lease int)) int
 
 // candidate moves on the end of a span until a needle's head may stand at its
 // beginning. The result is beyond t if there is no such place.
-func (m *matcher) candidate(t []byte, end int) int {
+func (m *Set) candidate(t []byte, end int) int {
 	back := m.span - m.window + 4 // from there to the window's last block
 	shift, drop, rest := m.shift, m.drop&31, (32-m.bits)&31
 	for end <= len(t) {
@@ -222,7 +227,7 @@ func (m *matcher) candidate(t []byte, end int) int {
 	return end
 }
 
-func (m *matcher) find(key uint64) *group {
+func (m *Set) find(key uint64) *group {
 	for slot := m.slot(key); ; slot = (slot + 1) & (1<<m.gbits - 1) {
 		g := &m.groups[slot]
 		if g.hi == 0 {
@@ -236,7 +241,7 @@ func (m *matcher) find(key uint64) *group {
 
 // longestIn finds, among the needles from lo up to hi, the longest that t
 // begins with (its index, or -1), and whether t is the head of a longer one.
-func (m *matcher) longestIn(lo, hi int32, t []byte) (n int32, more bool) {
+func (m *Set) longestIn(lo, hi int32, t []byte) (n int32, more bool) {
 	t = t[:min(len(t), m.longest)]
 	next, end := lo, hi // the first needle greater than t lies between them
 	for next < end {

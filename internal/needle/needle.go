@@ -1,0 +1,92 @@
+// Package needle finds secret values in bytes, as they are and in the
+// encodings that programs put them in: what the redactor and the leak scan
+// share.
+//
+// A [Set] finds each value line by line, and in base64 (both alphabets, at any
+// offset in a larger text, with or without padding, whole or wrapped at 64 or
+// 76 columns), hex, percent-encoding and JSON strings.
+//
+// It promises that time per byte is bounded whatever the bytes are, and that
+// no more than [MaxBytes] bytes are needed to settle whether a needle begins
+// somewhere.
+//
+// It can't recognise a value that was transformed in another way, and leaves
+// values under six bytes alone: "1" is in every text.
+package needle
+
+import (
+	"slices"
+
+	"github.com/runenv/action/secret"
+)
+
+const (
+	// MinBytes is the length from which a value, or a line of one, is found.
+	MinBytes = 6
+	// MaxBytes bounds a needle. A longer one is looked for in pieces, so that
+	// a part of it is found too.
+	MaxBytes = 127
+)
+
+// A Secret is a value to find and the lease that it belongs to.
+type Secret struct {
+	Lease string
+	Value secret.Value
+}
+
+// New compiles the secrets. Where two leases have the same value, the first
+// is the one that is named.
+func New(secrets []Secret) *Set {
+	m := &Set{}
+	set := newNeedleSet()
+	numbers := map[string]int{}
+	for _, s := range secrets {
+		number, ok := numbers[s.Lease]
+		if !ok {
+			number = len(m.lease)
+			numbers[s.Lease] = number
+			m.lease = append(m.lease, s.Lease)
+		}
+		if !set.addValue(s.Value.Reveal(), number) && s.Value.Len() > 0 && !slices.Contains(m.short, s.Lease) {
+			m.short = append(m.short, s.Lease)
+		}
+	}
+	compile(m, set)
+	return m
+}
+
+// Lease is the name of the lease with a number that [Set.Find] gave: they
+// count from 0 in the order in which [New] met them.
+func (m *Set) Lease(number int) string { return m.lease[number] }
+
+// Leases is how many leases there are.
+func (m *Set) Leases() int { return len(m.lease) }
+
+// Short lists the leases with a value that is too short to be found.
+func (m *Set) Short() []string { return slices.Clone(m.short) }
+
+// Longest is the length of the longest needle in bytes, at most [MaxBytes]; 0
+// if there is none.
+func (m *Set) Longest() int { return m.longest }
+
+// Any reports whether a needle stands anywhere in b.
+func (m *Set) Any(b []byte) bool {
+	_, _, _, ok := m.First(b)
+	return ok
+}
+
+// First finds the first needle in b, the longest of those that begin there.
+func (m *Set) First(b []byte) (start, end, lease int, ok bool) {
+	// Find can't be stopped: so it gets a block at a time, with what a needle
+	// that begins in the block may reach into.
+	const block = 64 << 10
+	for base := 0; base < len(b) && !ok; base += block {
+		part := b[base:min(len(b), base+block+MaxBytes)]
+		m.Find(part, true, func(s, e, l int) {
+			if !ok {
+				start, end, lease, ok = base+s, base+e, l, true
+			}
+		})
+	}
+	return start, end, lease, ok
+}

@@ -1,0 +1,226 @@
+// Package filesecret keeps secret values in files that never lie on a disk.
+//
+// [Open] makes a directory of mode 0700 on a memory file system (the kernel is
+// asked, by statfs), outside the job's workspace, and [Dir.Write] puts files
+// of mode 0400 into it. [Dir.Remove] overwrites and unlinks them. A lock that
+// the kernel takes back at the owner's death tells a live directory from one
+// that was left: [Sweep] removes the latter, and so does the guardian, by
+// [Erase].
+//
+// Without a memory file system Open refuses, unless a disk was asked for by
+// name. It doesn't promise that the kernel never pages: [Dir.Swappable] says
+// whether it may.
+package filesecret
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+const (
+	// MaxFileBytes bounds one file.
+	MaxFileBytes = 4 << 20
+	// MaxFiles bounds the files of one directory.
+	MaxFiles = 256
+
+	lockName  = ".lock"
+	dirPrefix = "runenv-"
+)
+
+// dirName is what Open calls a directory: Erase and Sweep touch no other.
+var dirName = regexp.MustCompile(`^runenv-[A-Z2-7]{26}$`)
+
+// fileName is one plain name: no path, nothing hidden.
+var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+
+// Options say where a directory may be.
+type Options struct {
+	// Getenv looks up XDG_RUNTIME_DIR and TMPDIR; nil is [os.Getenv].
+	Getenv func(string) string
+	// Outside are folders that a cache or an artifact may take up: the
+	// directory lies in none of them.
+	Outside []string
+	// Disk allows a disk where no memory file system is found.
+	Disk bool
+}
+
+func (o Options) getenv(name string) string {
+	if o.Getenv == nil {
+		return os.Getenv(name)
+	}
+	return o.Getenv(name)
+}
+
+// A NoMemoryError says that no place for file secrets was found.
+type NoMemoryError struct{ tried []string }
+
+func (e *NoMemoryError) Error() string {
+	return "no memory file system for file secrets: " + strings.Join(e.tried, "; ")
+}
+
+// Hint names the cure.
+func (e *NoMemoryError) Hint() string {
+	return "mount a tmpfs at /dev/shm or set XDG_RUNTIME_DIR to one; --files=disk writes them to a disk all the same"
+}
+
+// A Dir is a directory of file secrets. It isn't safe for concurrent use.
+type Dir struct {
+	path      string
+	handle    *os.File // the directory, which its lock hangs on
+	lock      *os.File
+	memory    bool
+	swappable bool
+	files     []string
+}
+
+// Open makes a directory. Call [Dir.Remove] in the end.
+func Open(opt Options) (*Dir, error) {
+	failed := &NoMemoryError{}
+	for _, base := range candidates(opt) {
+		err := usable(base, opt, true)
+		if err == nil {
+			return openIn(base)
+		}
+		failed.tried = append(failed.tried, fmt.Sprintf("%s %v", base, err))
+	}
+	if !opt.Disk {
+		return nil, failed
+	}
+	base := opt.getenv("TMPDIR")
+	if base == "" {
+		base = os.TempDir()
+	}
+	if err := usable(base, opt, false); err != nil {
+		return nil, fmt.Errorf("no folder for file secrets: %s %w", base, err)
+	}
+	return openIn(base)
+}
+
+// usable says why base can't hold the directory.
+func usable(base string, opt Options, memory bool) error {
+	real, err := filepath.EvalSymlinks(base)
+	if err != nil {
+		return errors.New("isn't there")
+	}
+	for _, out := range opt.Outside {
+		if out == "" {
+			continue
+		}
+		if o, err := filepath.EvalSymlinks(out); err == nil {
+			out = o
+		}
+		if rel, err := filepath.Rel(out, real); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
+			return errors.New("lies in the workspace")
+		}
+	}
+	if memory {
+		if ok, err := inMemory(real); err != nil {
+			return err
+		} else if !ok {
+			return errors.New("isn't a memory file system")
+		}
+	}
+	return nil
+}
+
+func openIn(base string) (*Dir, error) {
+	real, err := filepath.EvalSymlinks(base)
+	if err != nil {
+		return nil, fmt.Errorf("making a folder for file secrets: %w", err)
+	}
+	d := &Dir{path: filepath.Join(real, dirPrefix+rand.Text())}
+	if err := d.make(); err != nil {
+		return nil, fmt.Errorf("making a folder for file secrets: %w", err)
+	}
+	return d, nil
+}
+
+// Path is the directory's.
+func (d *Dir) Path() string { return d.path }
+
+// Memory reports whether the directory lies in memory; else it is on a disk.
+func (d *Dir) Memory() bool { return d.memory }
+
+// Swappable reports whether the kernel may page the files out to a swap that
+// this machine has.
+func (d *Dir) Swappable() bool { return d.swappable }
+
+// Write makes a file of mode 0400 and returns its path. name is one plain
+// path segment.
+func (d *Dir) Write(name string, content []byte) (string, error) {
+	switch {
+	case !fileName.MatchString(name):
+		return "", fmt.Errorf("file secret %q: not a plain file name", name)
+	case len(content) > MaxFileBytes:
+		return "", fmt.Errorf("file secret %q: %d bytes are more than %d", name, len(content), MaxFileBytes)
+	case len(d.files) >= MaxFiles:
+		return "", fmt.Errorf("file secret %q: more than %d files", name, MaxFiles)
+	}
+	if err := d.write(name, content); err != nil {
+		return "", fmt.Errorf("file secret %q: %w", name, err)
+	}
+	d.files = append(d.files, name)
+	return filepath.Join(d.path, name), nil
+}
+
+// Remove overwrites and unlinks the files and the directory. Removing twice
+// does no harm.
+func (d *Dir) Remove() error {
+	if d.handle == nil {
+		return nil
+	}
+	err := d.erase()
+	d.handle, d.lock = nil, nil
+	if err != nil {
+		return fmt.Errorf("removing file secrets: %w", err)
+	}
+	return nil
+}
+
+// Erase removes a directory that [Open] made, whoever holds it, and refuses
+// any other path. One that is gone is no error.
+func Erase(path string) error {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || !dirName.MatchString(filepath.Base(path)) {
+		return errors.New("not a folder of file secrets")
+	}
+	if err := erase(path); err != nil {
+		return fmt.Errorf("removing file secrets: %w", err)
+	}
+	return nil
+}
+
+// Sweep removes the directories that this user's processes left when they
+// were killed, and returns how many there were.
+func Sweep(opt Options) (int, error) {
+	var swept int
+	var failed error
+	bases := candidates(opt)
+	if opt.Disk {
+		bases = append(bases, os.TempDir())
+	}
+	for _, base := range bases {
+		entries, err := os.ReadDir(base)
+		if err != nil {
+			continue // nothing of ours can be there
+		}
+		for _, e := range entries {
+			if !e.IsDir() || !dirName.MatchString(e.Name()) {
+				continue
+			}
+			done, err := sweep(filepath.Join(base, e.Name()))
+			failed = errors.Join(failed, err)
+			if done {
+				swept++
+			}
+		}
+	}
+	if failed != nil {
+		return swept, fmt.Errorf("removing file secrets that were left: %w", failed)
+	}
+	return swept, nil
+}

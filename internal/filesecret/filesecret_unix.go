@@ -1,0 +1,218 @@
+//go:build linux || darwin
+
+package filesecret
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// unlockedFor is how long a directory without a lock may be one in the making.
+const unlockedFor = time.Minute
+
+func (d *Dir) make() (err error) {
+	if err := unix.Mkdir(d.path, 0o700); err != nil {
+		return err
+	}
+	if d.handle, err = openDir(d.path, true); err != nil {
+		_ = unix.Rmdir(d.path)
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = d.erase()
+		}
+	}()
+	// A umask may have taken bits away, never added some.
+	if err := d.handle.Chmod(0o700); err != nil {
+		return err
+	}
+	if d.memory, err = inMemory(d.path); err != nil {
+		return err
+	}
+	d.swappable = swappable(d.path)
+	fd, err := unix.Openat(int(d.handle.Fd()), lockName, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	d.lock = os.NewFile(uintptr(fd), lockName)
+	return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+}
+
+// openDir opens a directory of this user; a private one, nobody else may enter.
+func openDir(path string, private bool) (*os.File, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	if int(st.Uid) != os.Geteuid() || private && st.Mode&0o077 != 0 {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("%w: somebody else's", os.ErrPermission)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func (d *Dir) write(name string, content []byte) error {
+	fd, err := unix.Openat(int(d.handle.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o400)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	_, err = f.Write(content)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		// A full file system: half a secret is no use, and a secret all the same.
+		return errors.Join(err, eraseFile(int(d.handle.Fd()), name))
+	}
+	return nil
+}
+
+func (d *Dir) erase() error {
+	err := eraseIn(d.handle, d.path)
+	if d.lock != nil {
+		_ = d.lock.Close()
+	}
+	_ = d.handle.Close()
+	return err
+}
+
+func erase(path string) error {
+	dir, err := openDir(path, false)
+	if errors.Is(err, os.ErrPermission) {
+		// A command may have shut its own folder.
+		_ = unix.Fchmodat(unix.AT_FDCWD, path, 0o700, unix.AT_SYMLINK_NOFOLLOW)
+		dir, err = openDir(path, false)
+	}
+	if err != nil {
+		return gone(err)
+	}
+	defer func() { _ = dir.Close() }()
+	return eraseIn(dir, path)
+}
+
+// eraseIn empties dir and removes it. The lock goes last: until then the
+// directory is known for what it is.
+func eraseIn(dir *os.File, path string) error {
+	_ = dir.Chmod(0o700) // a command may have changed it
+	if _, err := dir.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	names, err := dir.Readdirnames(-1)
+	for _, name := range names {
+		if name != lockName {
+			err = errors.Join(err, eraseFile(int(dir.Fd()), name))
+		}
+	}
+	err = errors.Join(err, gone(unix.Unlinkat(int(dir.Fd()), lockName, 0)))
+	return errors.Join(err, gone(unix.Rmdir(path)))
+}
+
+// eraseFile overwrites a regular file and unlinks it, or whatever a command
+// made of the name: it may have put a folder or a link of its own there.
+func eraseFile(dir int, name string) error {
+	if err := overwrite(dir, name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		// Whatever it is, it shouldn't stay.
+		if uerr := unix.Unlinkat(dir, name, 0); errors.Is(uerr, unix.EISDIR) || errors.Is(uerr, unix.EPERM) {
+			return removeTree(dir, name)
+		}
+		return nil
+	}
+	return gone(unix.Unlinkat(dir, name, 0))
+}
+
+func overwrite(dir int, name string) error {
+	// The mode is 0400; the owner may change that, and root needs not.
+	_ = unix.Fchmodat(dir, name, 0o600, unix.AT_SYMLINK_NOFOLLOW)
+	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer func() { _ = f.Close() }()
+	fi, err := f.Stat()
+	if err != nil || !fi.Mode().IsRegular() {
+		return err
+	}
+	zero := make([]byte, 64<<10)
+	for left := min(fi.Size(), MaxFileBytes); left > 0; {
+		n, err := f.Write(zero[:min(left, int64(len(zero)))])
+		if err != nil {
+			return err
+		}
+		left -= int64(n)
+	}
+	return nil
+}
+
+// removeTree removes what a command put beside its files, following no link.
+func removeTree(dir int, name string) error {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return gone(err)
+	}
+	sub := os.NewFile(uintptr(fd), name)
+	_ = sub.Chmod(0o700)
+	defer func() { _ = sub.Close() }()
+	names, err := sub.Readdirnames(-1)
+	for _, n := range names {
+		err = errors.Join(err, eraseFile(fd, n))
+	}
+	return errors.Join(err, gone(unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)))
+}
+
+func gone(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// sweep removes a directory whose owner is dead. Somebody else's isn't ours to
+// look into.
+func sweep(path string) (bool, error) {
+	dir, err := openDir(path, false)
+	if err != nil {
+		return false, nil
+	}
+	defer func() { _ = dir.Close() }()
+	fd, err := unix.Openat(int(dir.Fd()), lockName, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		fi, err := dir.Stat()
+		if err != nil || time.Since(fi.ModTime()) < unlockedFor {
+			return false, nil
+		}
+		return true, eraseIn(dir, path)
+	}
+	if err != nil {
+		return false, err
+	}
+	lock := os.NewFile(uintptr(fd), lockName)
+	defer func() { _ = lock.Close() }()
+	if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != nil {
+		return false, nil // it lives
+	}
+	// Its maker may be between making the lock and taking it; only then is the
+	// directory young and holds nothing else.
+	fi, err := lock.Stat()
+	if err != nil || time.Since(fi.ModTime()) < unlockedFor && empty(dir) {
+		return false, nil
+	}
+	return true, eraseIn(dir, path)
+}
+
+func empty(dir *os.File) bool {
+	names, err := dir.Readdirnames(2)
+	return err == nil && len(names) <= 1
+}

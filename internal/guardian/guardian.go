@@ -1,12 +1,14 @@
-// Package guardian ends a session when the process that opened it can't.
+// Package guardian ends a session, and removes its file secrets, when the
+// process that opened it can't.
 //
 // A wrapper killed by SIGKILL or the kernel's out-of-memory killer runs no
 // code of its own any more. So [Start] puts a guardian beside it: the same
 // program in another mode (see [IsGuardian]), in a session of its own, with an
 // empty environment, in the root directory. It reads a pipe whose only write
 // end the wrapper holds. When that end closes and the wrapper hasn't said that
-// all is done, the guardian ends the session with its end token, trying for up
-// to a minute, and exits.
+// all is done, the guardian overwrites and unlinks the file secrets that it was
+// told of, ends the session with its end token, trying for up to a minute, and
+// exits.
 //
 // The configuration crosses that pipe; nothing of it is in an argument, the
 // environment or a file. The end token is good for ending this one session
@@ -34,6 +36,7 @@ import (
 	"time"
 
 	"github.com/runenv/action/internal/backoff"
+	"github.com/runenv/action/internal/filesecret"
 	"github.com/runenv/action/internal/proc"
 	"github.com/runenv/action/secret"
 )
@@ -54,6 +57,10 @@ const (
 
 	readyByte = 'R'
 	doneByte  = 'D'
+	filesByte = 'F' // then the length of a path in four bytes, and the path
+
+	maxPathBytes = 4096
+	maxFolders   = 16
 )
 
 // Config says which session to end and how.
@@ -173,18 +180,39 @@ func spawn(exe string) (*Handle, error) {
 	return h, nil
 }
 
+// Files tells the guardian of a folder of file secrets, to be removed if the
+// caller dies, and returns once it knows. Call it after [Handle.Guard] and
+// before the first secret lies there.
+func (h *Handle) Files(dir string) error {
+	if len(dir) > maxPathBytes {
+		return errors.New("telling the guardian of a folder: its path is too long")
+	}
+	message := binary.BigEndian.AppendUint32([]byte{filesByte}, uint32(len(dir)))
+	if err := h.tell(append(message, dir...)); err != nil {
+		return fmt.Errorf("telling the guardian of a folder: %w", err)
+	}
+	return nil
+}
+
 func (h *Handle) configure(message []byte) error {
-	defer func() { _ = h.ready.Close() }()
+	if err := h.tell(message); err != nil {
+		return fmt.Errorf("sending its configuration: %w", err)
+	}
+	return nil
+}
+
+// tell sends a message and waits until it is confirmed.
+func (h *Handle) tell(message []byte) error {
 	end := time.Now().Add(startLimit)
 	// Windows' pipes have no deadlines; there only a live guardian is bounded.
 	_ = h.life.SetWriteDeadline(end)
 	_ = h.ready.SetReadDeadline(end)
 	if _, err := h.life.Write(message); err != nil {
-		return fmt.Errorf("sending its configuration: %w", err)
+		return err
 	}
 	var answer [1]byte
 	if _, err := io.ReadFull(h.ready, answer[:]); err != nil || answer[0] != readyByte {
-		return errors.New("it didn't confirm its configuration")
+		return errors.New("it didn't confirm")
 	}
 	return nil
 }
@@ -229,7 +257,7 @@ func Main(ctx context.Context) int {
 	return guard(ctx, os.Stdin, os.Stdout)
 }
 
-func guard(ctx context.Context, life io.Reader, ready io.WriteCloser) int {
+func guard(ctx context.Context, life io.Reader, ready io.Writer) int {
 	w, err := decode(life)
 	if err != nil {
 		return 1
@@ -240,17 +268,61 @@ func guard(ctx context.Context, life io.Reader, ready io.WriteCloser) int {
 	}
 	// A wrapper that died already shows in the next read.
 	_, _ = ready.Write([]byte{readyByte})
-	_ = ready.Close()
-	var last [1]byte
-	if _, err := io.ReadFull(life, last[:]); err == nil && last[0] == doneByte {
+	folders, done := watch(life, ready)
+	if done {
 		return 0
 	}
 	ctx, cancel := context.WithTimeout(ctx, endLimit)
 	defer cancel()
-	if err := end(ctx, client, w); err != nil {
-		return 1
+	code := 0
+	// First what is here and takes no time.
+	for _, dir := range folders {
+		if filesecret.Erase(dir) != nil {
+			code = 1
+		}
 	}
-	return 0
+	if end(ctx, client, w) != nil {
+		code = 1
+	}
+	return code
+}
+
+// watch returns when the wrapper says that all is done, or is dead.
+func watch(life io.Reader, ready io.Writer) (folders []string, done bool) {
+	for {
+		var what [1]byte
+		if _, err := io.ReadFull(life, what[:]); err != nil {
+			return folders, false
+		}
+		switch what[0] {
+		case doneByte:
+			return folders, true
+		case filesByte:
+			path, err := readFrame(life, maxPathBytes)
+			if err != nil || len(folders) == maxFolders {
+				return folders, false
+			}
+			folders = append(folders, string(path))
+			_, _ = ready.Write([]byte{readyByte})
+		default:
+			return folders, false
+		}
+	}
+}
+
+// readFrame reads a length in four bytes and as many bytes after it.
+func readFrame(r io.Reader, limit uint32) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size > limit {
+		return nil, errors.New("a message is too large")
+	}
+	body := make([]byte, size)
+	_, err := io.ReadFull(r, body)
+	return body, err
 }
 
 // wire is the configuration as it crosses the pipe: its length in four bytes,
@@ -307,19 +379,11 @@ func encode(w wire) ([]byte, error) {
 }
 
 func decode(r io.Reader) (wire, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return wire{}, err
-	}
-	size := binary.BigEndian.Uint32(head[:])
-	if size > maxConfigBytes {
-		return wire{}, errors.New("the configuration is too large")
-	}
-	body := make([]byte, size)
-	if _, err := io.ReadFull(r, body); err != nil {
-		return wire{}, err
-	}
+	body, err := readFrame(r, maxConfigBytes)
 	defer clear(body)
+	if err != nil {
+		return wire{}, err
+	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
 	var w wire

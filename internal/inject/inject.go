@@ -12,6 +12,7 @@ package inject
 import (
 	"bytes"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -41,6 +42,56 @@ type Options struct {
 	// PassCIToken leaves in the variables by which the command could get the
 	// job's token, and so more leases.
 	PassCIToken bool
+	// Pristine inherits nothing but what a login gives (see [pristine]) and
+	// what Only names.
+	Pristine bool
+	// Only and Deny are patterns of names, in which * stands for any
+	// characters. Without Pristine, Only lets in nothing else; Deny leaves out
+	// what it names, and counts more than Only.
+	Only, Deny []string
+	// Keep are names that an inherited value keeps, rather than a leased one.
+	// A name in it that no lease sets is an error.
+	Keep []string
+}
+
+// pristine is what a login gives, by which programs find each other and speak
+// the caller's language: no credential and nobody's settings.
+var pristine = []string{
+	"HOME", "LANG", "LANGUAGE", "LC_*", "LOGNAME", "PATH", "PWD", "SHELL", "TERM", "TMPDIR", "TZ", "USER", "XDG_RUNTIME_DIR",
+	"COMSPEC", "PATHEXT", "SYSTEMDRIVE", "SYSTEMROOT", "TEMP", "TMP", "USERPROFILE", "WINDIR", // Windows starts no program without some
+}
+
+// check says which pattern or name means nothing.
+func (o Options) check(vars []Var) error {
+	for _, pattern := range slices.Concat(o.Only, o.Deny) {
+		if !wellFormed(strings.ReplaceAll(pattern, "*", "x")) {
+			return &Error{Name: pattern, reason: "isn't a pattern of names", hint: "write a name, or part of one and *, such as AWS_*"}
+		}
+	}
+	for _, name := range o.Keep {
+		if !slices.ContainsFunc(vars, func(v Var) bool { return v.Name == name }) {
+			return &Error{Name: name, reason: "is to be kept, and no lease sets it", hint: "check the spelling of --keep-existing"}
+		}
+	}
+	return nil
+}
+
+// inherits says whether the options let a name in.
+func (o Options) inherits(name string) bool {
+	switch {
+	case matches(o.Deny, name):
+		return false
+	case o.Pristine:
+		return matches(pristine, name) || matches(o.Only, name)
+	}
+	return len(o.Only) == 0 || matches(o.Only, name)
+}
+
+func matches(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		ok, _ := path.Match(p, name) // well formed, and no name has a slash that counts
+		return ok
+	})
 }
 
 // withheld are the variables that could get the command more than its leases.
@@ -71,8 +122,11 @@ func (e *Error) Hint() string { return e.hint }
 
 // Environ returns the environment of the command: base, in its order, without
 // what is withheld and without doubles (the last counts), then vars. A leased
-// variable takes the place of an inherited one.
+// variable takes the place of an inherited one, unless opt keeps that.
 func Environ(base []string, vars []Var, opt Options) ([]string, error) {
+	if err := opt.check(vars); err != nil {
+		return nil, err
+	}
 	leased := make(map[string]string, len(vars))
 	for _, v := range vars {
 		if err := check(v); err != nil {
@@ -84,6 +138,13 @@ func Environ(base []string, vars []Var, opt Options) ([]string, error) {
 		}
 		leased[v.Name] = v.Lease
 	}
+	vars = slices.DeleteFunc(slices.Clone(vars), func(v Var) bool {
+		kept := slices.Contains(opt.Keep, v.Name) && slices.ContainsFunc(base, func(kv string) bool { return nameOf(kv) == v.Name })
+		if kept {
+			delete(leased, v.Name)
+		}
+		return kept
+	})
 	out := inherited(base, leased, opt)
 	total := 0
 	for _, kv := range out {
@@ -95,7 +156,7 @@ func Environ(base []string, vars []Var, opt Options) ([]string, error) {
 		// A base that is too large by itself is for the system to refuse.
 		if total > MaxTotalBytes && before <= MaxTotalBytes {
 			return nil, &Error{v.Name, v.Lease, fmt.Sprintf("the environment would hold more than %d bytes", MaxTotalBytes),
-				"take fewer or smaller leases for this command"}
+				"take fewer leases for this command, or have large values in files: NAME_FILE instead of NAME"}
 		}
 		out = append(out, v.Name+"="+string(v.Value.Reveal()))
 	}
@@ -113,6 +174,9 @@ func inherited(base []string, leased map[string]string, opt Options) []string {
 		}
 		seen[name] = true
 		if _, ok := leased[name]; ok || !opt.PassCIToken && isWithheld(name) {
+			continue
+		}
+		if !slices.Contains(opt.Keep, name) && !opt.inherits(name) {
 			continue
 		}
 		out = append(out, kv)
@@ -147,7 +211,7 @@ func check(v Var) error {
 	}
 	if n := len(v.Name) + 1 + v.Value.Len(); n > MaxStringBytes {
 		return &Error{v.Name, v.Lease, fmt.Sprintf("its %d bytes are more than the %d that one variable can hold", n, MaxStringBytes),
-			"so large a value can't be leased into the environment"}
+			fmt.Sprintf("have it in a file, whose path the variable holds: name it %s_FILE, or put it under file: in the broker's file", v.Name)}
 	}
 	return nil
 }

@@ -45,6 +45,17 @@ func TestEnviron(t *testing.T) {
 		{"names near it stay", []string{"ACTIONS_ID_TOKEN=1", "ACTIONS_RUNTIME_TOKEN=2", "RUNENV_ROLE=3", "runenv_broker=4"}, nil, Options{},
 			[]string{"ACTIONS_ID_TOKEN=1", "ACTIONS_RUNTIME_TOKEN=2", "RUNENV_ROLE=3", "runenv_broker=4"}},
 		{"inherited names aren't judged", []string{"PATH=/bin", "LD_PRELOAD=x"}, nil, Options{}, []string{"PATH=/bin", "LD_PRELOAD=x"}},
+		{"pristine", []string{"PATH=/bin", "LC_ALL=C", "AWS_PROFILE=x", "SECRET=y", "PATHS=z"}, []Var{leased("DB", "pw", "db")}, Options{Pristine: true},
+			[]string{"PATH=/bin", "LC_ALL=C", "DB=pw"}},
+		{"pristine and more", []string{"PATH=/bin", "AWS_PROFILE=x", "AWS_REGION=r", "B=1"}, nil, Options{Pristine: true, Only: []string{"AWS_*"}, Deny: []string{"AWS_PROFILE"}},
+			[]string{"PATH=/bin", "AWS_REGION=r"}},
+		{"only", []string{"PATH=/bin", "A_B=1", "AB=2", "B=3"}, []Var{leased("DB", "pw", "db")}, Options{Only: []string{"A_*", "B"}}, []string{"A_B=1", "B=3", "DB=pw"}},
+		{"deny", []string{"PATH=/bin", "NPM_TOKEN=1", "TOKEN=2"}, nil, Options{Deny: []string{"*_TOKEN"}}, []string{"PATH=/bin", "TOKEN=2"}},
+		{"deny isn't for leases", []string{"DB=old"}, []Var{leased("DB", "pw", "db")}, Options{Deny: []string{"DB"}}, []string{"DB=pw"}},
+		{"only brings no token back", []string{"RUNENV_ID_TOKEN=j", "A=1"}, nil, Options{Only: []string{"RUNENV_*"}}, []string{}},
+		{"kept", []string{"DB=mine", "A=1"}, []Var{leased("DB", "pw", "db")}, Options{Keep: []string{"DB"}}, []string{"DB=mine", "A=1"}},
+		{"kept though not asked for", []string{"DB=mine", "A=1"}, []Var{leased("DB", "pw", "db")}, Options{Pristine: true, Keep: []string{"DB"}}, []string{"DB=mine"}},
+		{"nothing to keep", []string{"A=1"}, []Var{leased("DB", "pw", "db")}, Options{Keep: []string{"DB"}}, []string{"A=1", "DB=pw"}},
 		{"several lines, quotes, percent", nil, []Var{leased("K", "a\nb'\"%\xff", "k")}, Options{}, []string{"K=a\nb'\"%\xff"}},
 	}
 	for _, tt := range tests {
@@ -116,6 +127,18 @@ func TestEnvironRefuses(t *testing.T) {
 	}
 }
 
+func TestOptionsThatMeanNothing(t *testing.T) {
+	t.Parallel()
+	for _, opt := range []Options{
+		{Only: []string{""}}, {Only: []string{"A=B"}}, {Deny: []string{"[A-Z]"}}, {Deny: []string{"A/B"}}, {Deny: []string{`\*`}}, {Keep: []string{"OTHER"}},
+	} {
+		_, err := Environ([]string{"OTHER=1"}, []Var{leased("DB", "pw", "db")}, opt)
+		if e, ok := errors.AsType[*Error](err); !ok || e.Hint() == "" {
+			t.Errorf("Environ with %+v = %v, want an *Error with a hint", opt, err)
+		}
+	}
+}
+
 func manyVars(n int, value string) []Var {
 	var vars []Var
 	for i := range n {
@@ -157,7 +180,7 @@ func TestT29NamesThatRunCode(t *testing.T) {
 	for _, name := range []string{
 		"PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "DYLD_INSERT_LIBRARIES", "NODE_OPTIONS", "NODE_PATH",
 		"BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "PROMPT_COMMAND", "IFS", "PS4", "BASH_FUNC_ls",
-		"PYTHONPATH", "PYTHONSTARTUP", "PYTHONHOME", "PYTHONWARNINGS", "PYTHONBREAKPOINT",
+		"PYTHONPATH", "PYTHONSTARTUP", "PYTHONSAFEPATH", "PYTHON_HISTORY", "PYTHONHOME", "PYTHONWARNINGS", "PYTHONBREAKPOINT",
 		"PERL5LIB", "PERL5OPT", "RUBYOPT", "RUBYLIB", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "MAVEN_OPTS",
 		"GIT_SSH_COMMAND", "GIT_SSH", "GIT_EXTERNAL_DIFF", "GIT_EXEC_PATH", "GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_0", "GIT_ASKPASS", "GIT_PAGER",
 		"GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT", "GITHUB_WORKSPACE", "RUNNER_TEMP", "RUNNER_TRACKING_ID",

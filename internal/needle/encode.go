@@ -2,14 +2,16 @@ package needle
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/hex"
+	"slices"
 	"strings"
-	"unicode/utf16"
-	"unicode/utf8"
 )
 
 const (
+	// pieceBytes is the length of the pieces that a form of more than
+	// MaxBytes is looked for in.
 	pieceBytes = 64
 	// manyFormsBytes is the length up to which rare ways to escape a value
 	// are looked for too; beyond it they would cost more memory than they are
@@ -17,121 +19,275 @@ const (
 	manyFormsBytes = 16 << 10
 )
 
-// A needleSet collects what to look for: each text with the number of the
-// lease that brought it first.
-type needleSet struct{ lease map[string]int32 }
+// A collector makes the forms of values, one after another, in a buffer that
+// can be wiped.
+type collector struct {
+	buf   []byte
+	lease int32
+	found []form
 
-func newNeedleSet() *needleSet { return &needleSet{lease: map[string]int32{}} }
+	padded []byte   // two zeros and the text at hand, for base64
+	whole  [][2]int // the forms of the text at hand, as ranges of buf
+}
 
-// addValue adds a value and its lines in all their encodings. It reports
-// whether the value is long enough to be hidden.
-func (s *needleSet) addValue(v []byte, lease int) bool {
+// A form is what to look for: bytes of a collector's buffer.
+type form struct {
+	key      uint64 // its first bytes, so that it sorts fast
+	at, size int
+	lease    int32
+}
+
+// wipe clears all copies of values.
+func (c *collector) wipe() {
+	clear(c.buf[:cap(c.buf)])
+	clear(c.padded[:cap(c.padded)])
+	clear(c.found)
+}
+
+// value adds a value and its lines in all their encodings. It reports whether
+// the value is long enough to be found.
+func (c *collector) value(v []byte) bool {
 	trimmed := bytes.TrimSpace(v)
 	if len(trimmed) < MinBytes {
 		return false
 	}
-	short := false // a line that is too short to be looked for by itself
+	short, lines := false, 0 // short: a line is too short to be looked for by itself
 	for line := range bytes.SplitSeq(trimmed, []byte("\n")) {
 		line = bytes.TrimSpace(line)
 		if len(line) >= MinBytes {
-			s.addText(line, lease)
-			s.addBase64(line, lease)
+			c.begin(line)
+			c.byteForms()
+			c.base64Forms()
 		}
 		short = short || len(line) > 0 && len(line) < MinBytes
+		lines++
+	}
+	if lines == 1 {
+		return true
 	}
 	// The lines' borders don't show in base64 alone.
-	s.addBase64(trimmed, lease)
+	c.begin(trimmed)
+	c.base64Forms()
 	if short {
-		s.addText(trimmed, lease)
+		c.byteForms()
+		c.begin(c.lineEnds(trimmed, "\n"))
+		c.byteForms()
+		c.begin(c.lineEnds(trimmed, "\r\n"))
+		c.byteForms()
 	}
 	return true
 }
 
-// addText adds a text as it is and in the encodings that go byte by byte.
-func (s *needleSet) addText(v []byte, lease int) {
-	s.add(string(v), lease)
-	lower := hex.EncodeToString(v)
-	s.add(lower, lease)
-	s.add(strings.ToUpper(lower), lease)
-	if bytes.IndexFunc(v, escaped) < 0 {
+// begin makes v the text at hand.
+func (c *collector) begin(v []byte) {
+	c.whole = c.whole[:0]
+	if cap(c.padded) < len(v)+2 {
+		clear(c.padded)
+		c.padded = make([]byte, 2, 2*len(v)+64)
+	}
+	clear(c.padded)
+	c.padded = append(c.padded[:2], v...)
+}
+
+// room makes room for n bytes at the end of the buffer.
+func (c *collector) room(n int) []byte {
+	if cap(c.buf)-len(c.buf) < n {
+		old := c.buf
+		c.buf = append(make([]byte, 0, 2*cap(old)+n+4<<10), old...)
+		clear(old)
+	}
+	return c.buf
+}
+
+// lineEnds gives the lines of v other ends.
+func (c *collector) lineEnds(v []byte, end string) []byte {
+	b := c.room(2 * len(v))
+	at := len(b)
+	for i, ch := range v {
+		switch {
+		case ch == '\n':
+			b = append(b, end...)
+		case ch == '\r' && i+1 < len(v) && v[i+1] == '\n':
+		default:
+			b = append(b, ch)
+		}
+	}
+	c.buf = b
+	return b[at:]
+}
+
+// byteForms adds the text at hand as it is and in the encodings that go byte
+// by byte.
+func (c *collector) byteForms() {
+	v := c.padded[2:]
+	room := 6*len(v) + 2 // no form is longer
+	c.add(append(c.room(room), v...))
+	c.add(hex.AppendEncode(c.room(room), v))
+	at := len(c.buf) - 2*len(v)
+	upper := append(c.room(room), c.buf[at:]...)
+	for i := len(upper) - 2*len(v); i < len(upper); i++ {
+		if upper[i] >= 'a' {
+			upper[i] -= 'a' - 'A'
+		}
+	}
+	c.add(upper)
+	if !needsEscapes(v) {
 		return
 	}
-	kept, styles := percentKept, jsonStyles
+	kept, styles := percentKept, escapeStyles
 	if len(v) > manyFormsBytes {
 		kept, styles = kept[:2], styles[:2]
 	}
-	forms := map[string]bool{}
-	for _, digits := range []string{lowerDigits, upperDigits} {
-		for _, k := range kept {
-			forms[percent(v, k, digits, false)] = true
-			forms[percent(v, k, digits, true)] = true
-		}
-		for _, style := range styles {
-			forms[jsonEscape(v, style, digits)] = true
+	for _, k := range kept {
+		for _, digits := range []string{lowerDigits, upperDigits} {
+			c.add(percent(c.room(room), v, k, digits, false))
+			c.add(percent(c.room(room), v, k, digits, true))
 		}
 	}
-	for form := range forms {
-		s.add(form, lease)
+	for _, st := range styles {
+		c.add(st.escape(c.room(room), v, lowerDigits))
+		if st.upper {
+			c.add(st.escape(c.room(room), v, upperDigits))
+		}
+	}
+	for _, q := range singleQuotes {
+		c.add(replace(c.room(room), v, '\'', q))
 	}
 }
 
-// escaped says of some character that an encoder may escape it.
-func escaped(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+// needsEscapes says whether an encoder may escape some byte of v.
+func needsEscapes(v []byte) bool {
+	for _, c := range v {
+		if !alphanumeric(c) && c != '-' && c != '_' && c != '.' {
+			return true
+		}
+	}
+	return false
 }
 
-func (s *needleSet) addBase64(v []byte, lease int) {
+func alphanumeric(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}
+
+// base64Forms adds the text at hand as it stands in a larger text, offset
+// bytes after a multiple of three.
+func (c *collector) base64Forms() {
+	size := len(c.padded) - 2
 	for _, enc := range []*base64.Encoding{base64.StdEncoding, base64.URLEncoding} {
 		for offset := range 3 {
-			middle, end := base64At(enc, v, offset)
-			s.add(middle, lease)
-			// Where the text ends with the value, its last character holds
-			// bits of the value alone.
-			s.add(strings.TrimRight(end, "="), lease)
-			s.add(end, lease)
+			at := len(c.room(2*size + 16))
+			c.buf = enc.AppendEncode(c.buf, c.padded[2-offset:])
+			// The first characters hold bits of what stands before the value.
+			first := at + (8*offset+5)/6
+			// The middle leaves out what holds bits of what follows. Where the
+			// text ends with the value, its last character holds bits of the
+			// value alone.
+			middle := at + 8*(offset+size)/6
+			end := len(c.buf)
+			bare := at + len(bytes.TrimRight(c.buf[at:end], "="))
+			for i, to := range []int{middle, bare, end} {
+				if i == 0 || to != middle && (i == 1 || to != bare) {
+					c.pieces(first, to)
+				}
+			}
+			if offset == 0 {
+				c.wrapped(at, middle, end)
+			}
 		}
-		middle, _ := base64At(enc, v, 0)
-		s.addWrapped(middle, lease)
 	}
 }
 
-func (s *needleSet) add(needle string, lease int) {
-	if len(needle) <= MaxBytes {
-		s.addPiece(needle, lease)
-		return
-	}
-	for i := 0; i < len(needle)-pieceBytes; i += pieceBytes {
-		s.addPiece(needle[i:i+pieceBytes], lease)
-	}
-	s.addPiece(needle[len(needle)-pieceBytes:], lease)
-}
-
-func (s *needleSet) addPiece(needle string, lease int) {
-	if _, ok := s.lease[needle]; !ok {
-		s.lease[needle] = int32(lease)
-	}
-}
-
-// base64At encodes v as it stands in a larger text, offset bytes after a
-// multiple of three: in its middle, without the characters that hold bits of
-// its neighbours, and at its end, padding included.
-func base64At(enc *base64.Encoding, v []byte, offset int) (middle, end string) {
-	text := enc.EncodeToString(append(make([]byte, offset, offset+len(v)), v...))
-	first := (8*offset + 5) / 6
-	return text[first : 8*(offset+len(v))/6], text[first:]
-}
-
-// addWrapped adds the lines of a base64 text as openssl and base64(1) break
-// it.
-func (s *needleSet) addWrapped(text string, lease int) {
+// wrapped adds the lines of a base64 text as openssl and base64(1) break it.
+// A short last line is looked for with the end of the line before: by itself it
+// would slow down the search and be found in other texts.
+func (c *collector) wrapped(at, middle, end int) {
+	const long = 24
 	for _, width := range []int{64, 76} {
-		if len(text) <= width {
+		if end-at <= width {
 			continue
 		}
-		for rest := text; len(rest) >= MinBytes; rest = rest[min(width, len(rest)):] {
-			s.addPiece(rest[:min(width, len(rest))], lease)
+		i := at
+		for ; middle-i >= long; i += min(width, middle-i) {
+			c.piece(i, min(i+width, middle))
+		}
+		last := at + (end-at-1)/width*width // where the last line begins
+		for _, to := range []int{middle, end} {
+			switch {
+			case to-last >= long:
+				c.piece(last, to)
+			case to > last:
+				for _, eol := range []string{"\n", "\r\n"} {
+					b := c.room(2*long + 2)
+					from := len(b)
+					b = append(append(append(b, b[last-long:last]...), eol...), b[last:to]...)
+					c.buf = b
+					c.piece(from, len(b))
+				}
+			}
 		}
 	}
+}
+
+// add takes what was appended to the buffer as a form, unless the text at hand
+// has it already.
+func (c *collector) add(b []byte) {
+	at, end := len(c.buf), len(b)
+	for _, w := range c.whole {
+		if w[1]-w[0] == end-at && bytes.Equal(b[w[0]:w[1]], b[at:end]) {
+			clear(b[at:end])
+			return
+		}
+	}
+	c.buf = b
+	c.whole = append(c.whole, [2]int{at, end})
+	c.pieces(at, end)
+}
+
+func (c *collector) pieces(at, end int) {
+	if end-at <= MaxBytes {
+		c.piece(at, end)
+		return
+	}
+	for ; end-at > pieceBytes; at += pieceBytes {
+		c.piece(at, at+pieceBytes)
+	}
+	c.piece(end-pieceBytes, end)
+}
+
+func (c *collector) piece(at, end int) {
+	var key uint64
+	for i := range loadBytes {
+		key <<= 8
+		if at+i < end {
+			key |= uint64(c.buf[at+i])
+		}
+	}
+	if len(c.found) == cap(c.found) {
+		old := c.found
+		c.found = append(make([]form, 0, 2*len(old)+256), old...)
+		clear(old)
+	}
+	c.found = append(c.found, form{key, at, end - at, c.lease})
+}
+
+// unique sorts what was found by its bytes and drops what is there twice: the
+// first secret keeps it. It returns the sum of the sizes too.
+func (c *collector) unique() (forms []form, size int) {
+	text := func(f form) []byte { return c.buf[f.at : f.at+f.size] }
+	slices.SortFunc(c.found, func(a, b form) int {
+		if a.key != b.key {
+			return cmp.Compare(a.key, b.key)
+		}
+		if order := bytes.Compare(text(a), text(b)); order != 0 {
+			return order
+		}
+		return cmp.Compare(a.at, b.at)
+	})
+	forms = slices.CompactFunc(c.found, func(a, b form) bool { return a.key == b.key && bytes.Equal(text(a), text(b)) })
+	for _, f := range forms {
+		size += f.size
+	}
+	return forms, size
 }
 
 // percentKept are the sets of punctuation that encoders leave as it is, the
@@ -151,11 +307,10 @@ const (
 	upperDigits = "0123456789ABCDEF"
 )
 
-func percent(v []byte, kept, digits string, plus bool) string {
-	b := make([]byte, 0, len(v))
+func percent(b, v []byte, kept, digits string, plus bool) []byte {
 	for _, c := range v {
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte(kept, c) >= 0:
+		case alphanumeric(c), strings.IndexByte(kept, c) >= 0:
 			b = append(b, c)
 		case c == ' ' && plus:
 			b = append(b, '+')
@@ -163,56 +318,20 @@ func percent(v []byte, kept, digits string, plus bool) string {
 			b = append(b, '%', digits[c>>4], digits[c&15])
 		}
 	}
-	return string(b)
+	return b
 }
 
-// A jsonStyle is what an encoder escapes beyond what it must.
-type jsonStyle struct {
-	html  bool // < > & and the two line separators, as Go does
-	slash bool // as PHP does
-	ascii bool // everything above ~, as Python does
-	plain bool // \u000a rather than \n
-	raw   bool // invalid UTF-8 stays as it is; else it is replaced
-}
+// singleQuotes are the ways to write a single quote within single quotes in a
+// shell.
+var singleQuotes = []string{`'\''`, `'"'"'`}
 
-var jsonStyles = []jsonStyle{ // the most used first
-	{raw: true},
-	{html: true},
-	{},
-	{slash: true, raw: true},
-	{slash: true, ascii: true},
-	{ascii: true},
-	{plain: true, raw: true},
-}
-
-func jsonEscape(v []byte, st jsonStyle, digits string) string {
-	b := make([]byte, 0, len(v))
-	escape := func(r rune) {
-		b = append(b, '\\', 'u', digits[r>>12&15], digits[r>>8&15], digits[r>>4&15], digits[r&15])
-	}
-	for i := 0; i < len(v); {
-		r, size := utf8.DecodeRune(v[i:])
-		broken := r == utf8.RuneError && size == 1
-		switch {
-		case broken && !st.raw:
-			escape(utf8.RuneError)
-		case r == '"', r == '\\', r == '/' && st.slash:
-			b = append(b, '\\', v[i])
-		case r < ' ' && !st.plain && jsonNames[r] != 0:
-			b = append(b, '\\', jsonNames[r])
-		case r < ' ', st.html && strings.ContainsRune("<>&\u2028\u2029", r), st.ascii && r > '~' && r < 0x10000:
-			escape(r)
-		case st.ascii && r >= 0x10000:
-			high, low := utf16.EncodeRune(r)
-			escape(high)
-			escape(low)
-		default:
-			b = append(b, v[i:i+size]...)
+func replace(b, v []byte, old byte, by string) []byte {
+	for _, c := range v {
+		if c == old {
+			b = append(b, by...)
+		} else {
+			b = append(b, c)
 		}
-		i += size
 	}
-	return string(b)
+	return b
 }
-
-// jsonNames are the control characters with a letter of their own.
-var jsonNames = [' ']byte{'\b': 'b', '\t': 't', '\n': 'n', '\f': 'f', '\r': 'r'}

@@ -1,50 +1,58 @@
 package needle
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
-	"slices"
-	"strings"
+	"runtime"
 )
 
-// A Set knows what to look for. It keeps copies of the values, never changes
-// once made but for [Set.Wipe], and is safe for concurrent use.
+// A Set knows what to look for. It keeps copies of the values and is safe for
+// concurrent use until [Set.Wipe].
 //
-// It looks at the
-// last few bytes (a block) of a window as long as the shortest needle: a table
-// says how far the window may move on before a needle's head could end there.
-// Where it may not move, a hash of the window's first bytes leads to the
-// needles that begin so, in sorted order, and a binary search finds the
-// longest that stands there. So a byte costs a fraction of a table look-up as
-// a rule, and at worst log2(needles) comparisons of maxNeedle bytes.
+// All needles are at least a window long. A text is looked at in every step-th
+// place only: each stretch of a window holds one of these places with the
+// gram (a few bytes) that follows it. A filter tells whether the gram is in
+// the first window of some needle; that costs a few instructions which don't
+// wait for those of the place before, and nearly always says no. Where it
+// doesn't, each start that has its gram there is tried: a second filter by
+// its first bytes, then a hash of its whole window, which leads to the needles
+// that begin so, in sorted order, and a binary search that compares no byte
+// twice. So what a byte costs is bounded, whatever the text.
 type Set struct {
 	lease []string // by number
 	short []string
 
-	needles []needle // sorted by text
+	text    arena    // the needles' bytes, one after another
+	needles []needle // sorted by their bytes
 	window  int      // length of the shortest needle, at most maxWindow
-	span    int      // window, or loadBytes if that is more
 	longest int      // length of the longest needle
 
-	drop  uint    // bits of a 4-byte load that aren't in the block
-	shift []uint8 // by hash of a block: how far the window may move
-	bits  uint    // log2 of len(shift)
+	step     int    // window - gram + 1
+	gram     int    // bytes
+	gramMask uint64 // of a load: the bytes of a gram
+	grams    filter
+	places   []uint32 // by hash of a gram: where it is in windows, bit o for offset o
 
-	mask   uint64 // of a load: the bytes of the window, at most 8
-	groups []group
-	gbits  uint // log2 of len(groups)
+	headMask uint64 // of a load: the bytes of the window, at most 8
+	headSize int    // and how many these are
+	heads    filter // by the first 1 to headSize bytes of each needle
 
-	heads []uint64 // a set of hashes of the first 1 to 4 bytes of each needle
-	hbits uint     // log2 of its number of bits
+	first     [257]int32 // by first byte: the needles from there up to the next byte's
+	groups    []group
+	groupBits uint // log2 of len(groups)
 }
 
+// A needle is some bytes of the Set's text.
 type needle struct {
-	text   string
+	at     uint32
+	size   uint8
 	lease  int32
 	prefix int32 // the longest other needle that this one begins with, or -1
 }
 
-// A group is the needles from lo up to hi, which begin with the bytes in key.
+// A group is the needles from lo up to hi, which share a window; key is its
+// hash.
 type group struct {
 	key    uint64
 	lo, hi int32
@@ -52,217 +60,313 @@ type group struct {
 
 const (
 	maxWindow = 32
-	maxBits   = 20 // 1 MiB of shifts: they should stay in a core's cache
-	loadBytes = 8  // what a candidate's first load reads
+	loadBytes = 8 // what one load reads
 
-	// Multipliers of Fibonacci hashing: 2^32 and 2^64 over the golden ratio.
-	hash32 = 0x9E3779B1
+	// hash64 is the multiplier of Fibonacci hashing: 2^64 over the golden ratio.
 	hash64 = 0x9E3779B97F4A7C15
 )
 
-func compile(m *Set, set *needleSet) {
-	m.window = maxWindow
-	for text, lease := range set.lease {
-		m.needles = append(m.needles, needle{text: text, lease: lease})
-		m.window = min(m.window, len(text))
-		m.longest = max(m.longest, len(text))
+// A filter is a Bloom filter of two bits within one word.
+type filter []uint64
+
+// newFilter makes room for n entries: at 16 bits for each, one of 50 strangers
+// or fewer is let through.
+func newFilter(n int) filter {
+	return make(filter, 1<<min(maxFilterBits, bits.Len(uint(max(n, minFilter)*filterBitsPer/64-1))))
+}
+
+const (
+	filterBitsPer = 16
+	minFilter     = 256
+	maxFilterBits = 17 // 1 MiB: it should stay in a core's second cache
+	maxPlaceBits  = 18 // 1 MiB too
+)
+
+func (f filter) add(x uint64) {
+	h := x * hash64
+	f[h>>32&uint64(len(f)-1)] |= 1<<(h>>58) | 1<<(h>>52&63)
+}
+
+func (f filter) has(x uint64) bool {
+	h := x * hash64
+	w := f[h>>32&uint64(len(f)-1)]
+	return w>>(h>>58)&(w>>(h>>52&63))&1 != 0
+}
+
+func load(t []byte, i int) uint64 { return binary.LittleEndian.Uint64(t[i:]) }
+
+// loadEnd is load where fewer than loadBytes may be left.
+func loadEnd(t []byte, i int) uint64 {
+	if i+loadBytes <= len(t) {
+		return load(t, i)
 	}
+	if len(t) >= loadBytes {
+		return load(t, len(t)-loadBytes) >> (8 * uint(i+loadBytes-len(t)) & 63)
+	}
+	var x uint64
+	for j := len(t) - 1; j >= i; j-- {
+		x = x<<8 | uint64(t[j])
+	}
+	return x
+}
+
+func (m *Set) bytes(n int32) []byte {
+	at := m.needles[n].at
+	return m.text.b[at : at+uint32(m.needles[n].size)]
+}
+
+// compile makes the tables for m.needles, which are sorted.
+func (m *Set) compile() {
 	if len(m.needles) == 0 {
 		return
 	}
-	m.span = max(m.window, loadBytes)
-	slices.SortFunc(m.needles, func(a, b needle) int { return strings.Compare(a.text, b.text) })
-	m.linkPrefixes()
-	m.fillShifts()
-	m.fillGroups()
-	m.fillHeads()
-}
-
-// linkPrefixes: in sorted order a needle's prefixes come before it, and
-// everything between begins with them.
-func (m *Set) linkPrefixes() {
-	for i := range m.needles {
-		p := int32(i) - 1
-		for p >= 0 && !strings.HasPrefix(m.needles[i].text, m.needles[p].text) {
-			p = m.needles[p].prefix
-		}
-		m.needles[i].prefix = p
-	}
-}
-
-// fillShifts takes longer blocks for more needles: too many short ones would
-// occur in any text.
-func (m *Set) fillShifts() {
-	block := 4
-	switch n := len(m.needles) * m.window; {
-	case n < 100:
-		block = 2
-	case n < 10_000:
-		block = 3
-	}
-	m.drop = uint(32 - 8*block)
-	m.bits = uint(min(maxBits, max(12, bits.Len(uint(len(m.needles)*m.window*8)))))
-	m.shift = make([]uint8, 1<<m.bits)
-	for i := range m.shift {
-		m.shift[i] = uint8(m.window - block + 1)
-	}
+	m.window = maxWindow
 	for _, n := range m.needles {
-		head := n.text[:m.window]
-		for end := block; end <= m.window; end++ {
-			// The load ends with the block; what comes before it is dropped.
-			var load [4]byte
-			copy(load[4-block:], head[end-block:end])
-			h := m.blockHash(load[:])
-			m.shift[h] = min(m.shift[h], uint8(m.window-end))
+		m.window = min(m.window, int(n.size))
+		m.longest = max(m.longest, int(n.size))
+	}
+	m.gram = gramBytes(m.window)
+	m.step = m.window - m.gram + 1
+	m.gramMask = ^uint64(0) >> (64 - 8*m.gram)
+	m.headSize = min(m.window, loadBytes)
+	m.headMask = ^uint64(0) >> (64 - 8*m.headSize)
+	m.grams = newFilter(len(m.needles) * m.step)
+	m.places = make([]uint32, 1<<min(maxPlaceBits, bits.Len(uint(len(m.needles)*m.step))))
+	m.heads = newFilter(len(m.needles) * m.headSize)
+	m.groupBits = uint(bits.Len(uint(2 * len(m.needles))))
+	m.groups = make([]group, 1<<m.groupBits)
+	for i, n := range m.needles {
+		m.first[int(m.text.b[n.at])+1] = int32(i) + 1
+	}
+	for i := range m.first[1:] {
+		m.first[i+1] = max(m.first[i+1], m.first[i])
+	}
+	for i := int32(0); i < int32(len(m.needles)); {
+		text := m.text.b[m.needles[i].at:] // the arena goes on for a load's length
+		for o := range m.step {
+			gram := load(text, o) & m.gramMask
+			m.grams.add(gram)
+			*m.place(gram) |= 1 << o
 		}
-	}
-}
-
-func (m *Set) blockHash(b []byte) uint32 {
-	return (binary.LittleEndian.Uint32(b) >> m.drop) * hash32 >> (32 - m.bits)
-}
-
-func (m *Set) fillGroups() {
-	m.mask = ^uint64(0)
-	if m.window < loadBytes {
-		m.mask = 1<<(8*m.window) - 1
-	}
-	m.gbits = uint(bits.Len(uint(2 * len(m.needles))))
-	m.groups = make([]group, 1<<m.gbits)
-	for i := 0; i < len(m.needles); {
-		key := m.key(m.needles[i].text)
 		end := i + 1
-		for end < len(m.needles) && m.key(m.needles[end].text) == key {
+		for end < int32(len(m.needles)) && bytes.Equal(m.bytes(end)[:m.window], text[:m.window]) {
 			end++
 		}
-		slot := m.slot(key)
-		for m.groups[slot].hi != 0 {
-			slot = (slot + 1) & (1<<m.gbits - 1)
+		m.addGroup(m.key(text, 0), i, end)
+		for n := i; n < end; n++ {
+			m.linkPrefix(n)
 		}
-		m.groups[slot] = group{key, int32(i), int32(end)}
+		m.addHeads(text)
 		i = end
 	}
 }
 
-func (m *Set) key(text string) uint64 {
-	var load [loadBytes]byte
-	copy(load[:], text)
-	return binary.LittleEndian.Uint64(load[:]) & m.mask
+func (m *Set) place(gram uint64) *uint32 {
+	return &m.places[gram*hash64>>32&uint64(len(m.places)-1)]
 }
 
-func (m *Set) slot(key uint64) uint64 { return key * hash64 >> (64 - m.gbits) }
+// gramBytes weighs rare grams against large steps.
+func gramBytes(window int) int {
+	switch {
+	case window >= 16:
+		return 8
+	case window >= 10:
+		return window / 2
+	case window >= 7:
+		return 4
+	}
+	return 3
+}
 
-func (m *Set) fillHeads() {
-	m.hbits = uint(max(10, bits.Len(uint(len(m.needles)*4*8))))
-	m.heads = make([]uint64, 1<<m.hbits/64)
-	for _, n := range m.needles {
-		for l := 1; l <= 4; l++ {
-			h := m.headHash([]byte(n.text[:l]))
-			m.heads[h/64] |= 1 << (h % 64)
+func (m *Set) addHeads(text []byte) {
+	x := load(text, 0) & m.headMask
+	m.heads.add(x)
+	for l := 1; l < m.headSize; l++ {
+		m.heads.add(shortHead(x, l))
+	}
+}
+
+// shortHead is what stands in the filter for the first l < loadBytes bytes of x.
+func shortHead(x uint64, l int) uint64 {
+	return x&(1<<(8*uint(l)&63)-1) | uint64(l)<<56
+}
+
+func (m *Set) addGroup(key uint64, lo, hi int32) {
+	slot := m.slot(key)
+	for m.groups[slot].hi != 0 {
+		slot = (slot + 1) & (1<<m.groupBits - 1)
+	}
+	m.groups[slot] = group{key, lo, hi}
+}
+
+// linkPrefix: in sorted order a needle's prefixes come before it, and
+// everything between begins with them.
+func (m *Set) linkPrefix(i int32) {
+	p := i - 1
+	for p >= 0 && !bytes.HasPrefix(m.bytes(i), m.bytes(p)) {
+		p = m.needles[p].prefix
+	}
+	m.needles[i].prefix = p
+}
+
+// key is a hash of the window that begins at start.
+func (m *Set) key(t []byte, start int) uint64 {
+	x := loadEnd(t, start) & m.headMask
+	if m.window > loadBytes {
+		x ^= bits.RotateLeft64(load(t, start+m.window-loadBytes)*hash64, 32)
+	}
+	return x
+}
+
+func (m *Set) slot(key uint64) uint64 { return key * hash64 >> (64 - m.groupBits) }
+
+// find returns the needles that begin with the window at start.
+func (m *Set) find(t []byte, start int) (lo, hi int32) {
+	key := m.key(t, start)
+	for slot := m.slot(key); ; slot = (slot + 1) & (1<<m.groupBits - 1) {
+		g := &m.groups[slot]
+		if g.hi == 0 {
+			return 0, 0
+		}
+		if g.key == key && bytes.Equal(m.bytes(g.lo)[:m.window], t[start:start+m.window]) {
+			return g.lo, g.hi
 		}
 	}
-}
-
-func (m *Set) headHash(t []byte) uint64 {
-	v := uint64(min(len(t), 4))
-	for i := range v {
-		v = v<<8 | uint64(t[i])
-	}
-	return v * hash64 >> (64 - m.hbits)
 }
 
 // Find calls hit for the longest needle at each position of t where one
 // stands, in order. It returns the position from which t must be looked at
 // again with the bytes that follow, since a needle, or a longer one, may begin
-// there; that is len(t) if none may, or if t is the last there is.
-func (m *Set) Find(t []byte, last bool, hit func(start, end, lease int)) int {
+// there: t from there is the head of one. That is len(t) if none may, or if t
+// is the last there is.
+func (m *Set) Find(t []byte, last bool, hit func(start, end, lease int)) (settled int) {
+	return m.scan(t, last, func(start, end, lease int) bool {
+		hit(start, end, lease)
+		return true
+	})
+}
+
+// scan is Find with a hit that may end it by saying false.
+func (m *Set) scan(t []byte, last bool, hit func(start, end, lease int) bool) int {
 	if len(m.needles) == 0 {
 		return len(t)
 	}
-	// visit looks at one position; it says false if t isn't settled there.
-	visit := func(start int, lo, hi int32) bool {
-		n, more := m.longestIn(lo, hi, t[start:])
-		if more && !last {
-			return false
-		}
-		if n >= 0 {
-			hit(start, start+len(m.needles[n].text), int(m.needles[n].lease))
-		}
-		return true
-	}
-	end := m.span
-	for {
-		end = m.candidate(t, end)
-		if end > len(t) {
+	defer runtime.KeepAlive(m) // else its text could be unmapped
+	p := m.step - 1
+	for { // starts up to p-step are settled
+		p = m.next(t, p)
+		if p+loadBytes > len(t) {
 			break
 		}
-		start := end - m.span
-		if g := m.find(binary.LittleEndian.Uint64(t[start:]) & m.mask); g != nil && !visit(start, g.lo, g.hi) {
+		if start := m.around(t, p, m.step, last, hit); start >= 0 {
 			return start
 		}
-		end++
+		p += m.step
 	}
-	for start := end - m.span; start < len(t); start++ {
-		h := m.headHash(t[start:])
-		if m.heads[h/64]&(1<<(h%64)) != 0 && !visit(start, 0, int32(len(m.needles))) {
+	// The last places hold a gram, but no load, or lie closer together. A head
+	// of a needle that the text ends with has a gram there too, or is shorter
+	// than a gram.
+	first := p - m.step + 1 // not settled
+	for end := len(t) - m.gram; first <= end; first = p + 1 {
+		p = min(first+m.step-1, end)
+		if start := m.around(t, p, p-first+1, last, hit); start >= 0 {
 			return start
+		}
+	}
+	if last {
+		return len(t)
+	}
+	for ; first < len(t); first++ {
+		if !m.at(t, first, last, hit) {
+			return first
 		}
 	}
 	return len(t)
 }
 
-// candidate moves on the end of a span until a needle's head may stand at its
-// beginning. The result is beyond t if there is no such place.
-func (m *Set) candidate(t []byte, end int) int {
-	back := m.span - m.window + 4 // from there to the window's last block
-	shift, drop, rest := m.shift, m.drop&31, (32-m.bits)&31
-	for end <= len(t) {
-		block := binary.LittleEndian.Uint32(t[end-back:]) >> drop
-		s := shift[block*hash32>>rest]
-		if s == 0 {
+// next is the first place from p on, in steps, whose gram passes the filter,
+// or the first with less than a load.
+func (m *Set) next(t []byte, p int) int {
+	grams, mask, step := m.grams, m.gramMask, m.step
+	for ; p+loadBytes <= len(t); p += step {
+		if grams.has(load(t, p) & mask) {
 			break
 		}
-		end += int(s)
 	}
-	return end
+	return p
 }
 
-func (m *Set) find(key uint64) *group {
-	for slot := m.slot(key); ; slot = (slot + 1) & (1<<m.gbits - 1) {
-		g := &m.groups[slot]
-		if g.hi == 0 {
-			return nil
-		}
-		if g.key == key {
-			return g
-		}
+// around looks at the n starts up to p, as far as the gram at p is in a needle
+// that begins there. It returns the one at which the scan ends, or -1.
+func (m *Set) around(t []byte, p, n int, last bool, hit func(start, end, lease int) bool) int {
+	gram := loadEnd(t, p) & m.gramMask
+	if !m.grams.has(gram) {
+		return -1
 	}
+	for offsets := *m.place(gram) & (1<<n - 1); offsets != 0; {
+		o := bits.Len32(offsets) - 1
+		if !m.at(t, p-o, last, hit) {
+			return p - o
+		}
+		offsets &^= 1 << o
+	}
+	return -1
 }
 
-// longestIn finds, among the needles from lo up to hi, the longest that t
-// begins with (its index, or -1), and whether t is the head of a longer one.
-func (m *Set) longestIn(lo, hi int32, t []byte) (n int32, more bool) {
+// at looks at one start; it says false if the scan ends there.
+func (m *Set) at(t []byte, start int, last bool, hit func(start, end, lease int) bool) bool {
+	left := len(t) - start
+	if x := loadEnd(t, start); left >= m.headSize && !m.heads.has(x&m.headMask) || left < m.headSize && !m.heads.has(shortHead(x, left)) {
+		return true
+	}
+	lo, hi, same := m.first[t[start]], m.first[int(t[start])+1], 1
+	if left >= m.window {
+		if lo, hi = m.find(t, start); hi == 0 {
+			return true
+		}
+		same = m.window
+	}
+	n, more := m.longestIn(lo, hi, t[start:], same)
+	if more && !last {
+		return false
+	}
+	return n < 0 || hit(start, start+int(m.needles[n].size), int(m.needles[n].lease))
+}
+
+// longestIn finds, among the needles from lo up to hi, which t may share the
+// first same bytes with, the longest that t begins with (its index, or -1),
+// and whether t is the head of a longer one.
+func (m *Set) longestIn(lo, hi int32, t []byte, same int) (n int32, more bool) {
 	t = t[:min(len(t), m.longest)]
 	next, end := lo, hi // the first needle greater than t lies between them
+	low, high := same, same
 	for next < end {
-		if mid := (next + end) / 2; m.needles[mid].text > string(t) {
-			end = mid
+		mid := (next + end) / 2
+		text := m.bytes(mid)
+		k := common(text, t, min(low, high))
+		if k < len(text) && (k == len(t) || text[k] > t[k]) {
+			end, high = mid, k
+			more = k == len(t)
 		} else {
-			next = mid + 1
+			next, low = mid+1, k
 		}
-	}
-	if next < hi {
-		text := m.needles[next].text
-		more = len(text) > len(t) && text[:len(t)] == string(t)
 	}
 	if next == lo {
 		return -1, more
 	}
 	// Those that t begins with are the needle before, or begin it.
-	for n = next - 1; n >= 0; n = m.needles[n].prefix {
-		if text := m.needles[n].text; len(text) <= len(t) && text == string(t[:len(text)]) {
-			return n, more
-		}
+	n = next - 1
+	for k := common(m.bytes(n), t, low); n >= 0 && int(m.needles[n].size) > k; {
+		n = m.needles[n].prefix
 	}
-	return -1, more
+	return n, more
+}
+
+// common is how many bytes a and b begin with in common, from which is known.
+func common(a, b []byte, from int) int {
+	n := min(len(a), len(b))
+	for from < n && a[from] == b[from] {
+		from++
+	}
+	return from
 }

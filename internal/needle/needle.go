@@ -15,6 +15,7 @@
 package needle
 
 import (
+	"runtime"
 	"slices"
 
 	"github.com/runenv/action/secret"
@@ -38,21 +39,49 @@ type Secret struct {
 // is the one that is named.
 func New(secrets []Secret) *Set {
 	m := &Set{}
-	set := newNeedleSet()
-	numbers := map[string]int{}
+	erased(func() { m.build(secrets) })
+	return m
+}
+
+func (m *Set) build(secrets []Secret) {
+	var c collector
+	defer c.wipe()
+	numbers := map[string]int32{}
 	for _, s := range secrets {
 		number, ok := numbers[s.Lease]
 		if !ok {
-			number = len(m.lease)
+			number = int32(len(m.lease))
 			numbers[s.Lease] = number
 			m.lease = append(m.lease, s.Lease)
 		}
-		if !set.addValue(s.Value.Reveal(), number) && s.Value.Len() > 0 && !slices.Contains(m.short, s.Lease) {
+		c.lease = number
+		if !c.value(s.Value.Reveal()) && s.Value.Len() > 0 && !slices.Contains(m.short, s.Lease) {
 			m.short = append(m.short, s.Lease)
 		}
 	}
-	compile(m, set)
-	return m
+	forms, size := c.unique()
+	m.text = newArena(size + loadBytes) // a load may begin at the last byte
+	m.needles = make([]needle, len(forms))
+	at := 0
+	for i, f := range forms {
+		copy(m.text.b[at:], c.buf[f.at:f.at+f.size])
+		m.needles[i] = needle{at: uint32(at), size: uint8(f.size), lease: f.lease}
+		at += f.size
+	}
+	m.compile()
+	runtime.AddCleanup(m, arena.free, m.text)
+}
+
+// Wipe overwrites the copies of the values. The Set finds nothing from then
+// on. It mustn't be in use.
+func (m *Set) Wipe() {
+	clear(m.text.b)
+	clear(m.grams)
+	clear(m.places)
+	clear(m.heads)
+	clear(m.groups)
+	m.needles = nil
+	m.longest = 0
 }
 
 // Lease is the name of the lease with a number that [Set.Find] gave: they
@@ -77,16 +106,9 @@ func (m *Set) Any(b []byte) bool {
 
 // First finds the first needle in b, the longest of those that begin there.
 func (m *Set) First(b []byte) (start, end, lease int, ok bool) {
-	// Find can't be stopped: so it gets a block at a time, with what a needle
-	// that begins in the block may reach into.
-	const block = 64 << 10
-	for base := 0; base < len(b) && !ok; base += block {
-		part := b[base:min(len(b), base+block+MaxBytes)]
-		m.Find(part, true, func(s, e, l int) {
-			if !ok {
-				start, end, lease, ok = base+s, base+e, l, true
-			}
-		})
-	}
+	m.scan(b, true, func(s, e, l int) bool {
+		start, end, lease, ok = s, e, l, true
+		return false
+	})
 	return start, end, lease, ok
 }

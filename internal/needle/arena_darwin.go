@@ -1,0 +1,3 @@
+package needle
+
+func dontDump([]byte) {} // there is no such advice

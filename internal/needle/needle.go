@@ -15,6 +15,7 @@
 package needle
 
 import (
+	"bytes"
 	"runtime"
 	"slices"
 
@@ -97,6 +98,19 @@ func (m *Set) Short() []string { return slices.Clone(m.short) }
 // Longest is the length of the longest needle in bytes, at most [MaxBytes]; 0
 // if there is none.
 func (m *Set) Longest() int { return m.longest }
+
+// Head is the number of the lease whose needle b is, or begins; ok says whether
+// there is one. Where there are several it is that of the first by its bytes.
+func (m *Set) Head(b []byte) (lease int, ok bool) {
+	defer runtime.KeepAlive(m)
+	i, _ := slices.BinarySearchFunc(m.needles, b, func(n needle, b []byte) int {
+		return bytes.Compare(m.text.b[n.at:n.at+uint32(n.size)], b)
+	})
+	if i == len(m.needles) || !bytes.HasPrefix(m.bytes(int32(i)), b) {
+		return 0, false
+	}
+	return int(m.needles[i].lease), true
+}
 
 // Any reports whether a needle stands anywhere in b.
 func (m *Set) Any(b []byte) bool {

@@ -1,14 +1,17 @@
 // Package redact hides secret values in a stream of bytes as it passes.
 //
-// A [Redactor] finds each value as it is, line by line, and in the encodings
-// that programs put it in: base64 (both alphabets, at any offset in a larger
-// text, with or without padding, whole or wrapped at 64 or 76 columns), hex,
-// percent-encoding and JSON strings. Each hit becomes [REDACTED:lease].
+// A [Redactor] finds what a [needle.Set] finds: each value as it is, line by
+// line, and in the encodings that programs put it in. Each hit becomes
+// [REDACTED:lease].
 //
 // It promises that the split of the stream into writes changes nothing, that
 // overlapping hits are hidden to the last byte of each, that a writer holds
-// back no more than what may still become a hit (at most 127 bytes), and that
+// back only what may still become a hit, at most 127 bytes and 20 ms, and that
 // memory and time per byte are bounded whatever passes.
+//
+// What was held back for too long is shown if it is under six bytes long;
+// longer, it is hidden as a hit would be. So a program that stops in the midst
+// of a value shows at most its first five bytes.
 //
 // It can't recognise a value that was transformed in another way, and leaves
 // values under six bytes alone: hiding "1" would hide every 1 in the log.
@@ -17,17 +20,13 @@ package redact
 import (
 	"fmt"
 	"io"
-	"os"
+	"time"
 
 	"github.com/runenv/action/internal/needle"
 )
 
 // MinBytes is the length from which a value, or a line of one, is hidden.
 const MinBytes = needle.MinBytes
-
-// sliceBytes is how much of a long Write is looked at in one go, so that a
-// writer's buffers stay small.
-const sliceBytes = 64 << 10
 
 // A Secret is a value to hide and the lease to name in its place.
 type Secret = needle.Secret
@@ -63,30 +62,48 @@ func (r *Redactor) Bytes(b []byte) []byte {
 }
 
 // Writer returns a writer that passes on to w what is written to it, redacted.
-func (r *Redactor) Writer(w io.Writer) *Writer { return &Writer{r: r, w: w} }
+// It must be closed.
+func (r *Redactor) Writer(w io.Writer) *Writer {
+	return &Writer{
+		Now:       time.Now,
+		AfterFunc: func(d time.Duration, f func()) { time.AfterFunc(d, f) },
+		r:         r,
+		w:         w,
+	}
+}
+
+// Wipe overwrites the copies of the values. Nothing is hidden from then on: so
+// every writer is closed before.
+func (r *Redactor) Wipe() { r.set.Wipe() }
 
 // A cover says how far the last hit reaches into bytes that aren't passed on
 // yet. Its marker has been.
 type cover struct {
-	until  int  // bytes before it are hidden
+	until  int  // bytes before it are hidden, or shown already if not marked
 	marked bool // the marker stands directly before the bytes from until
 	lease  int  // that it names
+}
+
+// hide covers t from start to end and appends to out what stands before that,
+// and the marker. A hit that overlaps the one before, or continues it for the
+// same lease, shares its marker.
+func (r *Redactor) hide(out, t []byte, c *cover, start, end, lease int) []byte {
+	if start > c.until || !c.marked || start == c.until && lease != c.lease {
+		if start > c.until {
+			out = append(out, t[c.until:start]...)
+		}
+		out = append(out, r.marker[lease]...)
+		*c = cover{until: c.until, marked: true, lease: lease}
+	}
+	c.until = max(c.until, end)
+	return out
 }
 
 // pass redacts t as far as it is settled and appends the result to out, unless
 // nothing changed: then t[:settled] is the result. It leaves c ready for
 // t[settled:] and what follows.
 func (r *Redactor) pass(out, t []byte, c *cover, last bool) (result []byte, changed bool, settled int) {
-	settled = r.set.Find(t, last, func(start, end, lease int) {
-		// A hit that overlaps the one before, or continues it for the same
-		// lease, shares its marker.
-		if start > c.until || start == c.until && !(c.marked && lease == c.lease) {
-			out = append(out, t[c.until:start]...)
-			out = append(out, r.marker[lease]...)
-			*c = cover{marked: true, lease: lease}
-		}
-		c.until = max(c.until, end)
-	})
+	settled = r.set.Find(t, last, func(start, end, lease int) { out = r.hide(out, t, c, start, end, lease) })
 	changed = c.until > 0
 	switch {
 	case c.until >= settled:
@@ -98,72 +115,4 @@ func (r *Redactor) pass(out, t []byte, c *cover, last bool) (result []byte, chan
 		*c = cover{}
 	}
 	return out, changed, settled
-}
-
-// A Writer redacts what passes through it. It isn't safe for concurrent use.
-type Writer struct {
-	r     *Redactor
-	w     io.Writer
-	held  []byte // may become a hit
-	cover cover
-	out   []byte
-	err   error
-}
-
-// Write passes p on but for what may be the head of a hit, which it keeps
-// until the next Write or Close. It returns len(p) unless the underlying
-// writer fails; then it and every later call return that error.
-func (w *Writer) Write(p []byte) (int, error) {
-	written := 0
-	for w.err == nil && written < len(p) {
-		part := p[written:min(len(p), written+sliceBytes)]
-		if err := w.write(part); err != nil {
-			return written, err
-		}
-		written += len(part)
-	}
-	return written, w.err
-}
-
-func (w *Writer) write(p []byte) error {
-	t := p
-	if len(w.held) > 0 {
-		w.held = append(w.held, p...)
-		t = w.held
-	}
-	settled := w.emit(t, false)
-	w.held = append(w.held[:0], t[settled:]...)
-	return w.err
-}
-
-// Close passes on what was held back. It doesn't close the underlying writer.
-// Nothing can be written after it.
-func (w *Writer) Close() error {
-	if w.err != nil {
-		return w.err
-	}
-	w.emit(w.held, true)
-	w.held = nil
-	if w.err != nil {
-		return w.err
-	}
-	w.err = os.ErrClosed
-	return nil
-}
-
-func (w *Writer) emit(t []byte, last bool) (settled int) {
-	out, changed, settled := w.r.pass(w.out[:0], t, &w.cover, last)
-	w.out = out
-	if !changed {
-		out = t[:settled]
-	}
-	if len(out) == 0 {
-		return settled
-	}
-	n, err := w.w.Write(out)
-	if err == nil && n < len(out) {
-		err = io.ErrShortWrite
-	}
-	w.err = err
-	return settled
 }

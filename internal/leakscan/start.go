@@ -1,0 +1,65 @@
+package leakscan
+
+import (
+	"math"
+	"time"
+)
+
+// hostSlack is taken off the machine's clock where a file system can't be
+// asked for its own: file systems exist that round times down to two seconds.
+const hostSlack = 2 * time.Second
+
+// A Start is a point in time before a command, on the clocks of the file
+// systems that will be searched. Files whose status changed at it or later have
+// changed; a clock is coarse, so some that changed a few milliseconds before
+// are among them.
+type Start struct {
+	at  time.Time        // has the monotonic clock too
+	dev map[uint64]int64 // by device: its time in nanoseconds since 1970
+}
+
+// Begin marks the present for the file systems that the paths are on. It walks
+// nothing. On Linux it makes a file without a name in each folder, to see what
+// time the file system gives it. What lies on another file system below one of
+// the paths, or wasn't there at the start, counts as changed.
+func Begin(paths ...string) *Start {
+	s := &Start{at: time.Now(), dev: map[uint64]int64{}}
+	for _, path := range paths {
+		if dev, at, ok := deviceTime(path); ok {
+			if old, ok := s.dev[dev]; ok {
+				at = min(at, old)
+			}
+			s.dev[dev] = at
+		}
+	}
+	return s
+}
+
+// now is the start to compare with at the end of the command. If the machine's
+// clock was set back meanwhile, files changed since then carry times that lie
+// before the start by as much.
+func (s *Start) now() *Start {
+	if s == nil {
+		return nil
+	}
+	end := time.Now()
+	back := end.Sub(s.at) - end.Round(0).Sub(s.at.Round(0))
+	if back <= 0 {
+		return s
+	}
+	moved := &Start{at: s.at, dev: make(map[uint64]int64, len(s.dev))}
+	for dev, at := range s.dev {
+		moved.dev[dev] = at - int64(back)
+	}
+	return moved
+}
+
+// of is the time from which what is on a device counts as changed.
+func (s *Start) of(dev uint64) int64 {
+	if s != nil {
+		if at, ok := s.dev[dev]; ok {
+			return at
+		}
+	}
+	return math.MinInt64
+}

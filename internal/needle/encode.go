@@ -150,8 +150,11 @@ func (c *collector) byteForms() {
 			c.add(st.escape(c.room(room), v, upperDigits))
 		}
 	}
+	for _, e := range entities {
+		c.add(markup(c.room(room), v, e))
+	}
 	for _, q := range singleQuotes {
-		c.add(replace(c.room(room), v, '\'', q))
+		c.add(singleQuoted(c.room(room), v, q))
 	}
 }
 
@@ -295,6 +298,7 @@ func (c *collector) unique() (forms []form, size int) {
 var percentKept = []string{
 	"-_.~",                 // RFC 3986's unreserved
 	"-_.~!'()*",            // encodeURIComponent
+	"-_.~/",                // Python's quote
 	"-_.~!'()*;/?:@&=+$,#", // encodeURI
 	"-_.~$&+=:@",           // Go's url.PathEscape
 	"-_.~$&+,;=",           // Go's url.UserPassword
@@ -321,17 +325,49 @@ func percent(b, v []byte, kept, digits string, plus bool) []byte {
 	return b
 }
 
+// entities are what HTML and XML encoders write for a double and a single
+// quote.
+var entities = [][2]string{{`"`, `'`}, {"&quot;", `'`}, {"&quot;", "&apos;"}, {"&#34;", "&#39;"}, {"&quot;", "&#39;"}, {"&quot;", "&#x27;"}}
+
+func markup(b, v []byte, quotes [2]string) []byte {
+	for _, c := range v {
+		switch c {
+		case '&':
+			b = append(b, "&amp;"...)
+		case '<':
+			b = append(b, "&lt;"...)
+		case '>':
+			b = append(b, "&gt;"...)
+		case '"':
+			b = append(b, quotes[0]...)
+		case '\'':
+			b = append(b, quotes[1]...)
+		default:
+			b = append(b, c)
+		}
+	}
+	return b
+}
+
 // singleQuotes are the ways to write a single quote within single quotes in a
 // shell.
 var singleQuotes = []string{`'\''`, `'"'"'`}
 
-func replace(b, v []byte, old byte, by string) []byte {
+// singleQuoted leaves out a quote at either end, where shells differ.
+func singleQuoted(b, v []byte, quote string) []byte {
+	at := len(b)
 	for _, c := range v {
-		if c == old {
-			b = append(b, by...)
+		if c == '\'' {
+			b = append(b, quote...)
 		} else {
 			b = append(b, c)
 		}
+	}
+	if v[len(v)-1] == '\'' {
+		b = b[:len(b)-1]
+	}
+	if v[0] == '\'' {
+		b = append(b[:at], b[at+1:]...)
 	}
 	return b
 }

@@ -27,12 +27,18 @@ const (
 	jsonRune         // \u001b, \ud83d\udd11
 	goRune           // \u043f, \U0001f511
 	unprinted        // as goRune, if the character can't be printed
+	pyRune           // as goRune, but \xe9 up to there
+	pyHidden         // as pyRune, if the character can't be printed
 	hexBytes         // \x1b
 	octBytes         // \033
 	replaced         // � in its place
 )
 
-const cNames = "\aa\bb\tt\nn\vv\ff\rr"
+const (
+	cNames    = "\aa\bb\tt\nn\vv\ff\rr"
+	jsonNames = "\bb\tt\nn\ff\rr"
+	pyNames   = "\tt\nn\rr"
+)
 
 // escapeStyles are the ways of programs, the most used first.
 var escapeStyles = []style{
@@ -55,15 +61,17 @@ var escapeStyles = []style{
 	// Go's %q and %+q.
 	{quoted: `"\`, names: cNames, control: hexBytes, wide: unprinted, broken: hexBytes},
 	{quoted: `"\`, names: cNames, control: hexBytes, wide: goRune, broken: hexBytes},
-	// Python's repr of a text and of bytes.
-	{quoted: `\`, names: "\tt\nn\rr", control: hexBytes, wide: unprinted, broken: hexBytes},
-	{quoted: `\'`, names: "\tt\nn\rr", control: hexBytes, wide: unprinted, broken: hexBytes},
-	{quoted: `\`, names: "\tt\nn\rr", control: hexBytes, wide: hexBytes, broken: hexBytes},
-	{quoted: `\'`, names: "\tt\nn\rr", control: hexBytes, wide: hexBytes, broken: hexBytes},
+	// Python's repr of a text, ascii, and repr of bytes.
+	{quoted: `\`, names: pyNames, control: hexBytes, wide: pyHidden, broken: hexBytes},
+	{quoted: `\'`, names: pyNames, control: hexBytes, wide: pyHidden, broken: hexBytes},
+	{quoted: `\`, names: pyNames, control: hexBytes, wide: pyRune, broken: hexBytes},
+	{quoted: `\'`, names: pyNames, control: hexBytes, wide: pyRune, broken: hexBytes},
+	{quoted: `\`, names: pyNames, control: hexBytes, wide: hexBytes, broken: hexBytes},
+	{quoted: `\'`, names: pyNames, control: hexBytes, wide: hexBytes, broken: hexBytes},
+	// Node's inspect.
+	{quoted: `\`, names: jsonNames, control: hexBytes, upper: true},
+	{quoted: `\'`, names: jsonNames, control: hexBytes, upper: true},
 }
-
-// jsonNames are the control characters with a letter of their own.
-const jsonNames = "\bb\tt\nn\ff\rr"
 
 // escape appends v as the style writes it.
 func (st *style) escape(b, v []byte, digits string) []byte {
@@ -77,7 +85,7 @@ func (st *style) escape(b, v []byte, digits string) []byte {
 				how = st.broken
 			case st.html && (r == '\u2028' || r == '\u2029'):
 				how = jsonRune
-			case how == unprinted && strconv.IsPrint(r):
+			case (how == unprinted || how == pyHidden) && strconv.IsPrint(r):
 				how = asIs
 			}
 			if st.bare != "" {
@@ -119,6 +127,9 @@ func (how escape) append(b []byte, r rune, raw []byte, digits string) []byte {
 	unit := func(r rune) {
 		b = append(b, '\\', 'u', digits[r>>12&15], digits[r>>8&15], digits[r>>4&15], digits[r&15])
 	}
+	if (how == pyRune || how == pyHidden) && r < 0x100 {
+		return append(b, '\\', 'x', digits[r>>4], digits[r&15])
+	}
 	switch how {
 	case jsonRune:
 		if r < 0x10000 {
@@ -128,7 +139,7 @@ func (how escape) append(b []byte, r rune, raw []byte, digits string) []byte {
 			unit(high)
 			unit(low)
 		}
-	case goRune, unprinted:
+	case goRune, unprinted, pyRune, pyHidden:
 		if r < 0x10000 {
 			unit(r)
 		} else {

@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"math/rand/v2"
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -73,6 +75,8 @@ func TestRedact(t *testing.T) {
 		{"the same value twice", secrets("a", "hunter22", "b", "hunter22"), "hunter22", "[REDACTED:a]"},
 		{"lines of a value", secrets("pem", "first line\r\n  second line\nthird one\n"), "> second line <\nfirst line\nthird one\n", "> [REDACTED:pem] <\n[REDACTED:pem]\n[REDACTED:pem]\n"},
 		{"a line too short to hide alone", secrets("j", "{\n\"key\": 1\n}"), "{\n\"key\": 1\n}", "[REDACTED:j]"},
+		{"short lines, ended as Windows does", secrets("j", "{\n\"key\": 1\n}"), "{\r\n\"key\": 1\r\n}", "[REDACTED:j]"},
+		{"a value with such ends, printed without", secrets("j", "{\r\n\"key\": 1\r\n}"), "{\n\"key\": 1\n}", "[REDACTED:j]"},
 		{"final newline", secrets("a", "hunter22\n"), "hunter22.", "[REDACTED:a]."},
 		{"NUL and high bytes", secrets("a", "\x00\x01\xff\xfe\x00\x00"), "-\x00\x01\xff\xfe\x00\x00-", "-[REDACTED:a]-"},
 		{"long", secrets("a", long), "x" + long + "y", "x[REDACTED:a]y"},
@@ -197,6 +201,44 @@ func lowerPercent(s string) string {
 		}
 	}
 	return string(b)
+}
+
+// What the programs print that are named; seen once from each.
+func TestT18ProgramsEscapesAreHidden(t *testing.T) {
+	t.Parallel()
+	const odd = `it's a "test" $x` + " `y` !z #"
+	tests := []struct{ program, value, text string }{
+		{"bash set -x", odd, `'it'\''s a "test" $x` + " `y` !z #'"},
+		{"Python shlex.quote", odd, `'it'"'"'s a "test" $x` + " `y` !z #'"},
+		{"bash export -p", odd, `"it's a \"test\" \$x` + " \\`y\\` !z #\""},
+		{"bash printf %q", odd, `it\'s\ a\ \"test\"\ \$x\ ` + "\\`y\\`\\ \\!z\\ #"},
+		{"bash ${v@Q}, a control character", "it's\ta \x1btest", `$'it\'s\ta \Etest'`},
+		{"bash ${v@Q}, LC_ALL=C", "пароль", `$'\320\277\320\260\321\200\320\276\320\273\321\214'`},
+		{"Ruby Shellwords.escape", "a=b c%d^e~f", `a\=b\ c\%d\^e\~f`},
+		{"Perl quotemeta", "a=b-c.d/e", `a\=b\-c\.d\/e`},
+		{"dash export -p", "back'q'", `'back'"'"'q'"'"`},
+		{"Python repr", "it's \\ \"x\"\x1b\u00a0.", `'it\'s \\ "x"\x1b\xa0.'`},
+		{"Python ascii", "café-пароль", `'caf\xe9-\u043f\u0430\u0440\u043e\u043b\u044c'`},
+		{"Python bytes", "пароль", `b'\xd0\xbf\xd0\xb0\xd1\x80\xd0\xbe\xd0\xbb\xd1\x8c'`},
+		{"Python quote", "a/b c=d", "a/b%20c%3Dd"},
+		{"Node inspect", "esc\x1b[0m\vbell\x07", `'esc\x1B[0m\x0Bbell\x07'`},
+		{"Python html.escape", `a<b>&"c'`, "a&lt;b&gt;&amp;&quot;c&#x27;"},
+		{"an XML encoder", `a<b>&"c'`, "a&lt;b&gt;&amp;&quot;c&apos;"},
+		{"Go html.EscapeString", `a<b>&"c'`, html.EscapeString(`a<b>&"c'`)},
+	}
+	for _, v := range nasty {
+		tests = append(tests, []struct{ program, value, text string }{
+			{"Go %q", v, strconv.Quote(v)},
+			{"Go %+q", v, strconv.QuoteToASCII(v)},
+			{"Go %x", v, fmt.Sprintf("%x %X", v, v)},
+		}...)
+	}
+	for _, tt := range tests {
+		got := string(redact.New(secrets("k", tt.value)).Bytes([]byte(tt.text)))
+		if left := strings.Trim(strings.ReplaceAll(got, "[REDACTED:k]", ""), `$b'" `); left != "" {
+			t.Errorf("%s of %q: %s becomes %s", tt.program, tt.value, tt.text, got)
+		}
+	}
 }
 
 func TestT18WrappedBase64(t *testing.T) {

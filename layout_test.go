@@ -75,7 +75,7 @@ var arrows = []arrow{
 	{"internal/redact", []string{"internal/needle", "secret"}},
 	{"internal/leakscan", []string{"internal/needle", "secret"}},
 	{"internal/gha", []string{"internal/redact", "secret", "github.com/sethvargo/go-githubactions"}},
-	{"internal/proc", nil},
+	{"internal/proc", []string{"github.com/creack/pty"}},
 	{"internal/filesecret", nil},
 	{"internal/inject", []string{"internal/proc", "internal/redact", "secret"}},
 	{"internal/guardian", []string{"internal/backoff", "internal/filesecret", "internal/proc", "secret"}},

@@ -57,6 +57,14 @@ type Config struct {
 	// [OnTerminal]): the child then stays in the caller's process group, and
 	// what the terminal sends to the whole group isn't passed on.
 	Terminal bool
+	// PTY gives the child a terminal of its own, whose output goes to Stdout
+	// as if that were one: it merges streams and turns LF into CRLF, so it is
+	// for callers whose own stdout is a terminal. It needs Terminal, and isn't
+	// used (nor is it an error) where the caller isn't in its terminal's
+	// foreground, or the system has none.
+	PTY *PTY
+	// Detach lets what the child left behind live on.
+	Detach bool
 	// Adopt makes the calling process the parent of the child's orphans
 	// (Linux), so that those that left the group are found. The caller starts
 	// no process of its own while Run runs; earlier ones are left alone.
@@ -71,6 +79,9 @@ type Config struct {
 	// OnStart, if set, is called with the child's process id once it runs.
 	OnStart func(pid int)
 }
+
+// PTY says which of the child's streams, beside stdout, are its own terminal.
+type PTY struct{ Stdin, Stderr bool }
 
 // A Status is how the child ended. The zero Status is success.
 type Status struct {
@@ -152,27 +163,45 @@ func Run(ctx context.Context, cfg Config) (Status, error) {
 	if err != nil {
 		return Status{}, &StartError{Name: cfg.Args[0], Err: err}
 	}
+	var term *terminal
+	if cfg.PTY != nil && cfg.Terminal {
+		if term, err = openTerminal(); err == nil {
+			cfg.Terminal = false // the child is on another one
+			defer term.close()
+		}
+	}
+	if term == nil {
+		cfg.PTY = nil
+	}
 	var s streams
-	if err := s.open(cfg); err != nil {
+	if err := s.open(cfg, term); err != nil {
 		s.closeAll()
 		return Status{}, fmt.Errorf("opening the command's streams: %w", err)
 	}
 	family := newFamily(cfg)
 	defer family.close()
 
-	child, err := start(cfg, path, s.files)
+	child, err := start(cfg, path, s.files, family)
 	if err != nil {
 		s.closeAll()
 		return Status{}, &StartError{Name: cfg.Args[0], Err: err}
 	}
 	family.own(child.process.Pid)
+	if term != nil {
+		term.run(child.process.Pid)
+	}
 	s.startCopying()
 	if cfg.OnStart != nil {
 		cfg.OnStart(child.process.Pid)
 	}
 
 	status, err := supervise(ctx, cfg, child, family)
-	family.stop(cfg.Grace)
+	if term != nil {
+		term.childEnded()
+	}
+	if !cfg.Detach {
+		family.stop(cfg.Grace)
+	}
 	if werr := s.finish(cfg.WaitDelay); err == nil {
 		err = werr
 	}
@@ -192,15 +221,18 @@ type ended struct {
 
 // start runs the command from an operating system thread that lives as long
 // as the child: Linux sends the parent-death signal when that thread ends.
-func start(cfg Config, path string, files []*os.File) (*child, error) {
+func start(cfg Config, path string, files []*os.File, f *family) (*child, error) {
 	c := &child{ended: make(chan ended, 1)}
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		attr := &os.ProcAttr{Dir: cfg.Dir, Env: cfg.Env, Files: files, Sys: sysProcAttr(cfg)}
+		attr := &os.ProcAttr{Dir: cfg.Dir, Env: cfg.Env, Files: files, Sys: f.sysProcAttr(cfg)}
 		var err error
 		c.process, err = startProcess(path, cfg.Args, attr)
+		if err != nil && f.withoutCgroup(attr) {
+			c.process, err = startProcess(path, cfg.Args, attr)
+		}
 		started <- err
 		if err != nil {
 			return
@@ -253,9 +285,12 @@ type streams struct {
 	copies []*pipeCopy
 }
 
-func (s *streams) open(cfg Config) error {
+func (s *streams) open(cfg Config, term *terminal) error {
 	in := cfg.Stdin
-	if in == nil {
+	switch {
+	case term != nil && cfg.PTY.Stdin:
+		in = term.slave
+	case in == nil:
 		null, err := os.Open(os.DevNull)
 		if err != nil {
 			return err
@@ -264,9 +299,14 @@ func (s *streams) open(cfg Config) error {
 		in = null
 	}
 	s.files = append(s.files, in)
-	for _, w := range []io.Writer{cfg.Stdout, cfg.Stderr} {
+	for i, w := range []io.Writer{cfg.Stdout, cfg.Stderr} {
 		f, ok := w.(*os.File)
 		switch {
+		case term != nil && i == 0:
+			s.copies = append(s.copies, &pipeCopy{from: term.master, to: w, done: make(chan struct{})})
+			f = term.slave
+		case term != nil && cfg.PTY.Stderr:
+			f = term.slave
 		case w == nil:
 			null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 			if err != nil {

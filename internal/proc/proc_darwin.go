@@ -8,9 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func sysProcAttr(cfg Config) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: !cfg.Terminal}
-}
+func (f *family) sysProcAttr(cfg Config) *syscall.SysProcAttr { return groupAttr(cfg) }
+
+// A cgroup is Linux's.
+type cgroup struct{}
+
+func (*family) withoutCgroup(*os.ProcAttr) bool { return false }
+
+func newCgroup() *cgroup { return nil }
+func (*cgroup) kill()    {}
+func (*cgroup) remove()  {}
 
 // HardenSelf keeps this process's memory from core dumps. macOS can't set
 // another process's limits, so children keep the soft limit of 0, which they
@@ -28,6 +35,9 @@ func HardenSelf() error {
 }
 
 func restoreCoreLimit(int) {}
+
+// ignoresSuspend can't be known.
+func ignoresSuspend(int) bool { return false }
 
 // DieWithParent does nothing: macOS has no signal for a parent's death.
 func DieWithParent() error { return nil }

@@ -15,8 +15,40 @@ import (
 
 // sysProcAttr: whoever kills us with KILL would, without us, have killed the
 // child. The signal misses grandchildren and set-uid programs.
-func sysProcAttr(cfg Config) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: !cfg.Terminal, Pdeathsig: syscall.SIGKILL}
+func (f *family) sysProcAttr(cfg Config) *syscall.SysProcAttr {
+	attr := groupAttr(cfg)
+	attr.Pdeathsig = syscall.SIGKILL
+	if f.cgroup != nil {
+		attr.UseCgroupFD, attr.CgroupFD = true, int(f.cgroup.dir.Fd())
+	}
+	return attr
+}
+
+// withoutCgroup takes back a group that the kernel may have refused to put the
+// child into; it reports whether there was one.
+func (f *family) withoutCgroup(attr *os.ProcAttr) bool {
+	if f.cgroup == nil {
+		return false
+	}
+	f.cgroup.remove()
+	f.cgroup, attr.Sys.UseCgroupFD = nil, false
+	return true
+}
+
+// ignoresSuspend reports whether a process has chosen that the suspend key
+// means nothing to it, as a shell at its prompt has.
+func ignoresSuspend(pid int) bool {
+	status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return false
+	}
+	for line := range bytes.Lines(status) {
+		if mask, ok := bytes.CutPrefix(line, []byte("SigIgn:")); ok {
+			bits, err := strconv.ParseUint(string(bytes.TrimSpace(mask)), 16, 64)
+			return err == nil && bits&(1<<(syscall.SIGTSTP-1)) != 0
+		}
+	}
+	return false
 }
 
 // originalCore is the soft core limit that [HardenSelf] found first; nil until
@@ -24,8 +56,9 @@ func sysProcAttr(cfg Config) *syscall.SysProcAttr {
 var originalCore atomic.Pointer[uint64]
 
 // HardenSelf keeps this process's memory from core dumps and from debuggers
-// of the same user, and its /proc entries from everybody but root. Children
-// of [Run] get the core limit back that this process began with.
+// of the same user, and its /proc entries from everybody but root; and from the
+// swap, where the limit on locked memory is no obstacle. Children of [Run] get
+// the core limit back that this process began with.
 func HardenSelf() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("making the process non-dumpable: %w", err)
@@ -41,7 +74,18 @@ func HardenSelf() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: soft, Max: lim.Max}); err != nil {
 		return fmt.Errorf("setting the core limit: %w", err)
 	}
+	lockMemory()
 	return nil
+}
+
+// lockMemory locks pages as they are used. Under a limit it doesn't try: an
+// allocation beyond that would end the process.
+func lockMemory() {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &lim); err != nil || lim.Cur != unix.RLIM_INFINITY && os.Geteuid() != 0 {
+		return
+	}
+	_ = unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
 }
 
 // restoreCoreLimit is best effort: a set-uid child keeps our limit.

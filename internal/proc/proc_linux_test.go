@@ -21,14 +21,17 @@ import (
 
 // systemModes are helpers that change their own process, so each runs apart.
 var systemModes = map[string]func() int{
-	"adopt":    adoptMode,
-	"wrap":     wrapMode,
-	"tty":      ttyMode,
-	"notify":   notifyMode,
-	"pipe":     pipeMode,
-	"harden":   hardenMode,
-	"parent":   parentMode,
-	"follower": followerMode,
+	"adopt":        adoptMode,
+	"wrap":         wrapMode,
+	"tty":          ttyMode,
+	"own-terminal": ownTerminalMode,
+	"first":        firstMode,
+	"detach":       detachMode,
+	"notify":       notifyMode,
+	"pipe":         pipeMode,
+	"harden":       hardenMode,
+	"parent":       parentMode,
+	"follower":     followerMode,
 }
 
 func fail(err error) int {

@@ -209,15 +209,26 @@ func readNow(f *os.File, buf []byte) (n int, err error) {
 type family struct {
 	pid      int  // the child's
 	terminal bool // no group of its own
+	cgroup   *cgroup
 	*adoption
 }
 
 func newFamily(cfg Config) *family {
 	f := &family{terminal: cfg.Terminal}
-	if cfg.Adopt {
+	if cfg.Adopt && !cfg.Detach {
 		f.adoption = adopt()
+		f.cgroup = newCgroup()
 	}
 	return f
+}
+
+// groupAttr puts the child into a group of its own, or, with a terminal of its
+// own, into a session of its own, unless it shares our terminal.
+func groupAttr(cfg Config) *syscall.SysProcAttr {
+	if cfg.PTY != nil {
+		return &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1} // its stdout
+	}
+	return &syscall.SysProcAttr{Setpgid: !cfg.Terminal}
 }
 
 // own tells the family its child.
@@ -265,6 +276,9 @@ func (f *family) stop(grace time.Duration) {
 	}
 	if f.waitGone(grace, func() int { return f.tell(syscall.SIGTERM, told) }) {
 		return
+	}
+	if f.cgroup != nil {
+		f.cgroup.kill()
 	}
 	f.waitGone(grace, func() int {
 		clear(told)
@@ -325,5 +339,8 @@ func (f *family) reap() []int {
 func (f *family) close() {
 	if f.adoption != nil {
 		f.adoption.close()
+	}
+	if f.cgroup != nil {
+		f.cgroup.remove()
 	}
 }

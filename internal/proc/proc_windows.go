@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/windows"
 )
 
 // OnTerminal is true: the console sends its own events to every process
@@ -26,8 +28,6 @@ func HardenSelf() error { return nil }
 
 // DieWithParent does nothing: Windows has no signal for a parent's death.
 func DieWithParent() error { return nil }
-
-func sysProcAttr(Config) *syscall.SysProcAttr { return nil }
 
 func find(cfg Config) (string, error) {
 	path, err := exec.LookPath(cfg.Args[0])
@@ -56,6 +56,25 @@ func (*family) stop(time.Duration)            {}
 func (*family) orphanEnded() <-chan os.Signal { return nil }
 func (*family) reap() []int                   { return nil }
 func (*family) close()                        {}
+
+func (*family) sysProcAttr(Config) *syscall.SysProcAttr { return nil }
+
+func (*family) withoutCgroup(*os.ProcAttr) bool { return false }
+
+// IsTerminal reports whether f is a console.
+func IsTerminal(f *os.File) bool {
+	var mode uint32
+	return windows.GetConsoleMode(windows.Handle(f.Fd()), &mode) == nil
+}
+
+// A terminal is what Unix has: a console isn't replaced.
+type terminal struct{ master, slave *os.File }
+
+func openTerminal() (*terminal, error) { return nil, errors.ErrUnsupported }
+func (*terminal) run(int)              {}
+func (*terminal) childEnded()          {}
+func (*terminal) close()               {}
+
 func (f *family) kill() {
 	if p, err := os.FindProcess(f.pid); err == nil {
 		_ = p.Kill()

@@ -1,0 +1,9 @@
+package proc
+
+import "golang.org/x/sys/unix"
+
+const (
+	getTermios        = unix.TIOCGETA
+	setTermios        = unix.TIOCSETA
+	setTermiosDrained = unix.TIOCSETAW
+)

@@ -287,7 +287,7 @@ func TestPipedInputWithOwnTerminal(t *testing.T) {
 // don't end it unless it asks for them.
 func TestFirstProcessOfAContainer(t *testing.T) {
 	t.Parallel()
-	cmd := exec.Command(self(t), "sh", "-c", `test $PPID = 1 && (sh -c : &); trap "echo told; exit 4" TERM; echo ready; while :; do sleep 0.05; done`)
+	cmd := exec.Command(self(t), "sh", "-c", `exec 2>/dev/null; test $PPID = 1 && (sh -c : &); trap "echo told; exit 4" TERM; echo ready; while :; do sleep 0.05; done`)
 	out := newLines(t)
 	cmd.Env, cmd.Stdout, cmd.Stderr = env(modeVar+"=first"), out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}

@@ -204,7 +204,7 @@ func (c *collector) base64Forms() {
 // A short last line is looked for with the end of the line before: by itself it
 // would slow down the search and be found in other texts.
 func (c *collector) wrapped(at, middle, end int) {
-	const long = 24
+	const long = maxWindow
 	for _, width := range []int{64, 76} {
 		if end-at <= width {
 			continue

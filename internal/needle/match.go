@@ -36,7 +36,7 @@ type Set struct {
 
 	headMask uint64 // of a load: the bytes of the window, at most 8
 	headSize int    // and how many these are
-	heads    filter // by the first 1 to headSize bytes of each needle
+	heads    filter // by the first 1 to headSize bytes of each needle; see group too
 
 	first     [257]int32 // by first byte: the needles from there up to the next byte's
 	groups    []group
@@ -52,10 +52,12 @@ type needle struct {
 }
 
 // A group is the needles from lo up to hi, which share a window; key is its
-// hash.
+// hash. They share their first same bytes at least, and what follows in each,
+// next bytes, is in the Set's filter of heads.
 type group struct {
-	key    uint64
-	lo, hi int32
+	key        uint64
+	lo, hi     int32
+	same, next uint8
 }
 
 const (
@@ -132,7 +134,7 @@ func (m *Set) compile() {
 	m.headMask = ^uint64(0) >> (64 - 8*m.headSize)
 	m.grams = newFilter(len(m.needles) * m.step)
 	m.places = make([]uint32, 1<<min(maxPlaceBits, bits.Len(uint(len(m.needles)*m.step))))
-	m.heads = newFilter(len(m.needles) * m.headSize)
+	m.heads = newFilter(len(m.needles) * (m.headSize + 1))
 	m.groupBits = uint(bits.Len(uint(2 * len(m.needles))))
 	m.groups = make([]group, 1<<m.groupBits)
 	for i, n := range m.needles {
@@ -152,7 +154,7 @@ func (m *Set) compile() {
 		for end < int32(len(m.needles)) && bytes.Equal(m.bytes(end)[:m.window], text[:m.window]) {
 			end++
 		}
-		m.addGroup(m.key(text, 0), i, end)
+		m.addGroup(group{key: m.key(text, 0), lo: i, hi: end})
 		for n := i; n < end; n++ {
 			m.linkPrefix(n)
 		}
@@ -191,12 +193,26 @@ func shortHead(x uint64, l int) uint64 {
 	return x&(1<<(8*uint(l)&63)-1) | uint64(l)<<56
 }
 
-func (m *Set) addGroup(key uint64, lo, hi int32) {
-	slot := m.slot(key)
+func (m *Set) addGroup(g group) {
+	g.same = uint8(common(m.bytes(g.lo), m.bytes(g.hi-1), m.window))
+	g.next = loadBytes / 2
+	for n := g.lo; n < g.hi; n++ {
+		g.next = min(g.next, m.needles[n].size-g.same)
+	}
+	for n := g.lo; n < g.hi && g.next > 0; n++ {
+		m.heads.add(g.following(load(m.text.b, int(m.needles[n].at)+int(g.same))))
+	}
+	slot := m.slot(g.key)
 	for m.groups[slot].hi != 0 {
 		slot = (slot + 1) & (1<<m.groupBits - 1)
 	}
-	m.groups[slot] = group{key, lo, hi}
+	m.groups[slot] = g
+}
+
+// following is what stands in the filter for the bytes that follow the shared
+// ones, x, in a group.
+func (g *group) following(x uint64) uint64 {
+	return x&(1<<(8*uint(g.next)&63)-1) | uint64(g.lo)<<32 | 0xff<<56
 }
 
 // linkPrefix: in sorted order a needle's prefixes come before it, and
@@ -220,17 +236,23 @@ func (m *Set) key(t []byte, start int) uint64 {
 
 func (m *Set) slot(key uint64) uint64 { return key * hash64 >> (64 - m.groupBits) }
 
-// find returns the needles that begin with the window at start.
-func (m *Set) find(t []byte, start int) (lo, hi int32) {
+// find returns the group of the needles that may stand at start, where a whole
+// window is; nil if there is none.
+func (m *Set) find(t []byte, start int) *group {
 	key := m.key(t, start)
 	for slot := m.slot(key); ; slot = (slot + 1) & (1<<m.groupBits - 1) {
 		g := &m.groups[slot]
 		if g.hi == 0 {
-			return 0, 0
+			return nil
 		}
-		if g.key == key && bytes.Equal(m.bytes(g.lo)[:m.window], t[start:start+m.window]) {
-			return g.lo, g.hi
+		if g.key != key || !bytes.Equal(m.bytes(g.lo)[:m.window], t[start:start+m.window]) {
+			continue
 		}
+		end := start + int(g.same)
+		if end+loadBytes <= len(t) && g.next > 0 && !m.heads.has(g.following(load(t, end))) {
+			return nil
+		}
+		return g
 	}
 }
 
@@ -321,10 +343,11 @@ func (m *Set) at(t []byte, start int, last bool, hit func(start, end, lease int)
 	}
 	lo, hi, same := m.first[t[start]], m.first[int(t[start])+1], 1
 	if left >= m.window {
-		if lo, hi = m.find(t, start); hi == 0 {
+		g := m.find(t, start)
+		if g == nil {
 			return true
 		}
-		same = m.window
+		lo, hi, same = g.lo, g.hi, m.window
 	}
 	n, more := m.longestIn(lo, hi, t[start:], same)
 	if more && !last {

@@ -54,7 +54,7 @@ func (c *collector) value(v []byte) bool {
 	short, lines := false, 0 // short: a line is too short to be looked for by itself
 	for line := range bytes.SplitSeq(trimmed, []byte("\n")) {
 		line = bytes.TrimSpace(line)
-		if len(line) >= MinBytes {
+		if len(line) >= MinBytes && !armour(line) {
 			c.begin(line)
 			c.byteForms()
 			c.base64Forms()
@@ -62,13 +62,13 @@ func (c *collector) value(v []byte) bool {
 		short = short || len(line) > 0 && len(line) < MinBytes
 		lines++
 	}
-	if lines == 1 {
+	if lines == 1 && !armour(trimmed) {
 		return true
 	}
 	// The lines' borders don't show in base64 alone.
 	c.begin(trimmed)
 	c.base64Forms()
-	if short {
+	if short || lines == 1 {
 		c.byteForms()
 		c.begin(c.lineEnds(trimmed, "\n"))
 		c.byteForms()
@@ -76,6 +76,12 @@ func (c *collector) value(v []byte) bool {
 		c.byteForms()
 	}
 	return true
+}
+
+// armour says whether a line frames a PEM block: it is in every file of its
+// kind and no secret.
+func armour(line []byte) bool {
+	return bytes.HasPrefix(line, []byte("-----")) && bytes.HasSuffix(line, []byte("-----"))
 }
 
 // begin makes v the text at hand.

@@ -108,11 +108,11 @@ func FuzzFind(f *testing.F) {
 func TestFindAgainstNaive(t *testing.T) {
 	t.Parallel()
 	for _, alphabet := range []string{"ab", "abcdefghijklmnopqrstuvwxyz0123456789+/\"\\% \n"} {
-		for shortest := MinBytes; shortest <= 40; shortest++ {
+		for _, shortest := range []int{6, 7, 8, 9, 10, 12, 15, 16, 20, 31, 32, 33, 40} {
 			rnd := rand.New(rand.NewPCG(7, uint64(shortest)))
 			var secrets []Secret
 			var values [][]byte
-			for range 1 + rnd.IntN(40)*(shortest%3) {
+			for range 1 + rnd.IntN(30)*(shortest%3) {
 				v := make([]byte, shortest+rnd.IntN(30))
 				for j := range v {
 					v[j] = alphabet[rnd.IntN(len(alphabet))]
@@ -121,7 +121,7 @@ func TestFindAgainstNaive(t *testing.T) {
 				secrets = append(secrets, Secret{Lease: fmt.Sprint(rnd.IntN(3)), Value: secret.New(v)})
 			}
 			m := New(secrets)
-			for range 6 {
+			for range 4 {
 				var text []byte
 				for range 8 {
 					v := values[rnd.IntN(len(values))]

@@ -77,6 +77,8 @@ func TestRedact(t *testing.T) {
 		{"a line too short to hide alone", secrets("j", "{\n\"key\": 1\n}"), "{\n\"key\": 1\n}", "[REDACTED:j]"},
 		{"short lines, ended as Windows does", secrets("j", "{\n\"key\": 1\n}"), "{\r\n\"key\": 1\r\n}", "[REDACTED:j]"},
 		{"a value with such ends, printed without", secrets("j", "{\r\n\"key\": 1\r\n}"), "{\n\"key\": 1\n}", "[REDACTED:j]"},
+		{"what frames a key is no secret", secrets("k", "-----BEGIN KEY-----\nAbCdEfGh\n-----END KEY-----\n"), "-----BEGIN KEY-----\nAbCdEfGh\n-----END KEY-----\n", "-----BEGIN KEY-----\n[REDACTED:k]\n-----END KEY-----\n"},
+		{"a value that looks so", secrets("k", "-----VALUE-----"), "<-----VALUE----->", "<[REDACTED:k]>"},
 		{"final newline", secrets("a", "hunter22\n"), "hunter22.", "[REDACTED:a]."},
 		{"NUL and high bytes", secrets("a", "\x00\x01\xff\xfe\x00\x00"), "-\x00\x01\xff\xfe\x00\x00-", "-[REDACTED:a]-"},
 		{"long", secrets("a", long), "x" + long + "y", "x[REDACTED:a]y"},
@@ -318,10 +320,10 @@ func TestT18SelfOverlappingAcrossWrites(t *testing.T) {
 	}
 }
 
-func TestOneMiBValue(t *testing.T) {
+func TestLargeValue(t *testing.T) {
 	t.Parallel()
 	rnd := rand.NewChaCha8([32]byte{1})
-	v := make([]byte, 1<<20)
+	v := make([]byte, 256<<10)
 	_, _ = rnd.Read(v)
 	v = bytes.ReplaceAll(v, []byte("\n"), []byte("n"))
 	v[0], v[len(v)-1] = 'x', 'x'

@@ -277,7 +277,7 @@ func (w *worker) inflateZlib(s *stream, member string, depth int) bool {
 	if l.zl == nil {
 		l.zl, err = zlib.NewReader(s)
 	} else {
-		err = l.zl.(zlib.Resetter).Reset(s, nil) //nolint:forcetypeassert // compress/zlib documents it
+		err = l.zl.(zlib.Resetter).Reset(s, nil) // compress/zlib documents it
 	}
 	if err != nil {
 		return false
@@ -370,7 +370,7 @@ func (w *worker) unzip(s *stream, member string, depth int) {
 			l := w.layer(depth)
 			if l.fl == nil {
 				l.fl = flate.NewReader(s)
-			} else if err := l.fl.(flate.Resetter).Reset(s, nil); err != nil { //nolint:forcetypeassert // compress/flate documents it
+			} else if err := l.fl.(flate.Resetter).Reset(s, nil); err != nil { // compress/flate documents it
 				return
 			}
 			w.unpack(inner, depth, &meter{w: w, member: inner, from: l.fl, packed: true})

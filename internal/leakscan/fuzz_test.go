@@ -50,9 +50,8 @@ func (p *plant) content() (text string, leases []int) {
 		case 3:
 			v = strings.Repeat(v, 2)
 		}
-		at := 0
 		if len(b) > len(v) {
-			at = p.rnd.IntN(len(b) - len(v) + 1)
+			at := p.rnd.IntN(len(b) - len(v) + 1)
 			if borders := []int{32 << 10, 64 << 10, 256 << 10}; p.rnd.IntN(2) == 0 {
 				border := borders[p.rnd.IntN(3)]*(1+p.rnd.IntN(2)) - p.rnd.IntN(len(v)+1)
 				if border >= 0 && border+len(v) <= len(b) {

@@ -61,6 +61,7 @@ type Config struct {
 // Where in an entry of a folder or an archive a value stands.
 type Where string
 
+// The places.
 const (
 	Content Where = "content"
 	Name    Where = "name"   // of the file, or of the path that ends with it

@@ -14,16 +14,19 @@ const hostSlack = 2 * time.Second
 // changed; a clock is coarse, so some that changed a few milliseconds before
 // are among them.
 type Start struct {
-	at  time.Time        // has the monotonic clock too
-	dev map[uint64]int64 // by device: its time in nanoseconds since 1970
+	at   time.Time        // by the clock that nobody can set
+	wall int64            // the same by the other, in nanoseconds since 1970
+	dev  map[uint64]int64 // by device: its time, likewise
 }
 
 // Begin marks the present for the file systems that the paths are on. It walks
-// nothing. On Linux it makes a file without a name in each folder, to see what
-// time the file system gives it. What lies on another file system below one of
-// the paths, or wasn't there at the start, counts as changed.
+// nothing. A file system that isn't this machine's own (NFS, a virtual
+// machine's share) is asked for its time by a file that is gone at once. What
+// lies on another file system below one of the paths, or on one of a path that
+// wasn't there yet, counts as changed.
 func Begin(paths ...string) *Start {
-	s := &Start{at: time.Now(), dev: map[uint64]int64{}}
+	now := time.Now()
+	s := &Start{at: now, wall: now.UnixNano(), dev: map[uint64]int64{}}
 	for _, path := range paths {
 		if dev, at, ok := deviceTime(path); ok {
 			if old, ok := s.dev[dev]; ok {
@@ -43,13 +46,13 @@ func (s *Start) now() *Start {
 		return nil
 	}
 	end := time.Now()
-	back := end.Sub(s.at) - end.Round(0).Sub(s.at.Round(0))
+	back := int64(end.Sub(s.at)) - (end.UnixNano() - s.wall)
 	if back <= 0 {
 		return s
 	}
-	moved := &Start{at: s.at, dev: make(map[uint64]int64, len(s.dev))}
+	moved := &Start{at: s.at, wall: s.wall, dev: make(map[uint64]int64, len(s.dev))}
 	for dev, at := range s.dev {
-		moved.dev[dev] = at - int64(back)
+		moved.dev[dev] = at - back
 	}
 	return moved
 }

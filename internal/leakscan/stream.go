@@ -146,6 +146,3 @@ func (s *stream) drain() error {
 		}
 	}
 }
-
-// at is where the next byte to read stands in the source.
-func (s *stream) at() int64 { return s.base + int64(s.read) }

@@ -27,7 +27,7 @@ const (
 
 // A search is one run over some paths.
 type search struct {
-	ctx    context.Context //nolint:containedctx // of this one run
+	ctx    context.Context // of this one run
 	set    *needle.Set
 	since  *Start
 	ignore globs

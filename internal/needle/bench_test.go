@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/runenv/action/secret"
 )
@@ -26,12 +25,6 @@ func randomValues(n int) []Secret {
 		s = append(s, Secret{fmt.Sprint("lease-", i), secret.New(v)})
 	}
 	return s
-}
-
-// memory is what the set holds, in bytes.
-func (m *Set) memory() int {
-	return len(m.text.b) + len(m.needles)*int(unsafe.Sizeof(needle{})) + len(m.groups)*int(unsafe.Sizeof(group{})) +
-		8*len(m.grams) + 8*len(m.heads) + 4*len(m.places)
 }
 
 // BenchmarkNew shows the needles and the memory of a set too. To compile it is

@@ -13,17 +13,19 @@ const (
 	// pieceBytes is the length of the pieces that a form of more than
 	// MaxBytes is looked for in.
 	pieceBytes = 64
-	// manyFormsBytes is the length up to which rare ways to escape a value
-	// are looked for too; beyond it they would cost more memory than they are
-	// worth.
-	manyFormsBytes = 16 << 10
+	// manyFormsBytes is the length up to which all ways to escape a value are
+	// looked for; beyond it they would cost more memory than they are worth.
+	manyFormsBytes = 4 << 10
+	// maxGrowth is how much longer than a text a form of it may be.
+	maxGrowth = 6
 )
 
 // A collector makes the forms of values, one after another, in a buffer that
 // can be wiped.
 type collector struct {
 	buf   []byte
-	lease int32
+	lease int32 // of the value at hand
+	large bool  // it has more than manyFormsBytes
 	found []form
 
 	padded []byte   // two zeros and the text at hand, for base64
@@ -51,29 +53,38 @@ func (c *collector) value(v []byte) bool {
 	if len(trimmed) < MinBytes {
 		return false
 	}
-	short, lines := false, 0 // short: a line is too short to be looked for by itself
+	c.large = len(trimmed) > manyFormsBytes
+	short, long, lines := false, false, 0 // some line is too short to be looked for by itself, or isn't
 	for line := range bytes.SplitSeq(trimmed, []byte("\n")) {
 		line = bytes.TrimSpace(line)
 		if len(line) >= MinBytes && !armour(line) {
 			c.begin(line)
 			c.byteForms()
 			c.base64Forms()
+			long = true
 		}
 		short = short || len(line) > 0 && len(line) < MinBytes
 		lines++
 	}
-	if lines == 1 && !armour(trimmed) {
+	if lines == 1 && long {
 		return true
 	}
 	// The lines' borders don't show in base64 alone.
 	c.begin(trimmed)
 	c.base64Forms()
-	if short || lines == 1 {
-		c.byteForms()
-		c.begin(c.lineEnds(trimmed, "\n"))
-		c.byteForms()
-		c.begin(c.lineEnds(trimmed, "\r\n"))
-		c.byteForms()
+	if !short && long {
+		return true
+	}
+	// The short lines are found as parts of the whole; the others were added
+	// in all forms already.
+	forms := c.byteForms
+	if long {
+		forms = c.fewForms
+	}
+	forms()
+	for _, end := range []string{"\n", "\r\n"} {
+		c.begin(c.lineEnds(trimmed, end))
+		forms()
 	}
 	return true
 }
@@ -122,11 +133,18 @@ func (c *collector) lineEnds(v []byte, end string) []byte {
 	return b[at:]
 }
 
+// fewForms adds the text at hand as it is and as a JSON string.
+func (c *collector) fewForms() {
+	v := c.padded[2:]
+	c.add(append(c.room(len(v)), v...))
+	c.add(escapeStyles[0].escape(c.room(maxGrowth*len(v)), v, lowerDigits))
+}
+
 // byteForms adds the text at hand as it is and in the encodings that go byte
 // by byte.
 func (c *collector) byteForms() {
 	v := c.padded[2:]
-	room := 6*len(v) + 2 // no form is longer
+	room := maxGrowth * len(v)
 	c.add(append(c.room(room), v...))
 	c.add(hex.AppendEncode(c.room(room), v))
 	at := len(c.buf) - 2*len(v)
@@ -140,17 +158,18 @@ func (c *collector) byteForms() {
 	if !needsEscapes(v) {
 		return
 	}
-	kept, styles := percentKept, escapeStyles
-	if len(v) > manyFormsBytes {
-		kept, styles = kept[:2], styles[:2]
+	if c.large {
+		c.add(percent(c.room(room), v, percentKept[0], upperDigits, false))
+		c.add(escapeStyles[0].escape(c.room(room), v, lowerDigits))
+		return
 	}
-	for _, k := range kept {
+	for _, k := range percentKept {
 		for _, digits := range []string{lowerDigits, upperDigits} {
 			c.add(percent(c.room(room), v, k, digits, false))
 			c.add(percent(c.room(room), v, k, digits, true))
 		}
 	}
-	for _, st := range styles {
+	for _, st := range escapeStyles {
 		c.add(st.escape(c.room(room), v, lowerDigits))
 		if st.upper {
 			c.add(st.escape(c.room(room), v, upperDigits))

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -213,4 +214,39 @@ func TestT31CollectorIsWiped(t *testing.T) {
 	if nonZero(buf) || nonZero(padded) || nonZero(forms) {
 		t.Error("a copy is left")
 	}
+}
+
+// What a set holds is bounded by the size of the values.
+func TestMemoryIsBounded(t *testing.T) {
+	t.Parallel()
+	rnd := rand.New(rand.NewPCG(3, 3))
+	binary := make([]byte, 256<<10)
+	for i := range binary {
+		binary[i] = byte(rnd.IntN(256))
+	}
+	var config strings.Builder
+	config.WriteString("{\n")
+	for i := range 40 {
+		fmt.Fprintf(&config, "  \"name-%d\": \"%x & more\",\n", i, rnd.Uint64())
+	}
+	config.WriteString("}\n")
+	for name, v := range map[string][]byte{
+		"a password":   []byte("kX7-abca&dabc'be\"Zq9"),
+		"a file":       []byte(config.String()),
+		"4 KiB":        binary[:manyFormsBytes],
+		"256 KiB":      binary,
+		"letters only": bytes.Repeat([]byte("AbCdEfGh12345_"), 5000),
+	} {
+		m := New([]Secret{{"a", secret.New(v)}})
+		if got, most := m.memory(), 8<<10+800*min(len(v), manyFormsBytes)+80*len(v); got > most {
+			t.Errorf("%s of %d bytes takes %d, want at most %d", name, len(v), got, most)
+		}
+		t.Logf("%s of %d bytes: %d needles, %d bytes", name, len(v), len(m.needles), m.memory())
+	}
+}
+
+// memory is what the set holds, in bytes.
+func (m *Set) memory() int {
+	return len(m.text.b) + len(m.needles)*int(unsafe.Sizeof(needle{})) + len(m.groups)*int(unsafe.Sizeof(group{})) +
+		8*len(m.grams) + 8*len(m.heads) + 4*len(m.places)
 }

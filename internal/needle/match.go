@@ -135,7 +135,7 @@ func (m *Set) compile() {
 	m.grams = newFilter(len(m.needles) * m.step)
 	m.places = make([]uint32, 1<<min(maxPlaceBits, bits.Len(uint(len(m.needles)*m.step))))
 	m.heads = newFilter(len(m.needles) * (m.headSize + 1))
-	m.groupBits = uint(bits.Len(uint(2 * len(m.needles))))
+	m.groupBits = uint(bits.Len(uint(len(m.needles) * 3 / 2)))
 	m.groups = make([]group, 1<<m.groupBits)
 	for i, n := range m.needles {
 		m.first[int(m.text.b[n.at])+1] = int32(i) + 1

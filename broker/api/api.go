@@ -99,6 +99,24 @@ type Lease struct {
 	Renewable    bool      `json:"renewable"`           // POST …/renew can lengthen it
 	ExpiresAt    time.Time `json:"expires_at,omitzero"` // absent: a static value, which stays valid
 	Env          []Var     `json:"env,omitempty"`       // absent in every answer but the first
+	Files        []File    `json:"files,omitempty"`     // likewise
+	// Hide are values that are in Env and Files only as parts of others (a
+	// password in a URL, a field in JSON) and are to be hidden in output by
+	// themselves; likewise.
+	Hide []Value `json:"hide,omitempty"`
+}
+
+// A File is a variable of a lease that holds the path of a file, which the
+// client makes in memory.
+type File struct {
+	Variable string `json:"variable"`
+	Name     string `json:"name"` // the file's base name
+	Value    Value  `json:"value"`
+	Mask     bool   `json:"mask"`
+	// Kind says what the client makes of it: empty for the value as it is,
+	// aws-profile for a section of a configuration that several leases share,
+	// docker-config for one that is merged with the job's own.
+	Kind string `json:"kind,omitempty"`
 }
 
 // A Var is an environment variable of a lease. Mask says whether the value is

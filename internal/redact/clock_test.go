@@ -20,7 +20,6 @@ func newClock() *clock { return &clock{now: time.Unix(1_800_000_000, 0)} }
 
 func (c *clock) writer(r *Redactor, w io.Writer) *Writer {
 	rw := r.Writer(w)
-	rw.Now = func() time.Time { return c.now }
 	rw.AfterFunc = func(d time.Duration, f func()) { c.timers = append(c.timers, timer{c.now.Add(d), f}) }
 	return rw
 }

@@ -80,10 +80,10 @@ func split(t *testing.T, r *Redactor, text []byte, rnd *rand.Rand) (string, []in
 		}
 		at += n
 		if rnd.IntN(4) < often {
-			clock.advance(2 * holdTime)
+			clock.advance(limit)
 			pauses = append(pauses, at)
 			if w.waits() {
-				t.Fatalf("%q waits for longer than %v", w.held[w.cover.until:], holdTime)
+				t.Fatalf("%q waits for longer than %v", w.held[w.cover.until:], limit)
 			}
 		}
 	}

@@ -84,13 +84,13 @@ func TestTrickleIsOutWithin20ms(t *testing.T) {
 	for i := range 60 {
 		s.write(long[i : i+1])
 		came[i] = s.clock.now
-		s.clock.advance(3 * time.Millisecond)
+		s.clock.advance(4 * time.Millisecond)
 		if oldest := len(s.w.held) - (len(s.w.held) - s.w.cover.until); s.w.waits() && s.clock.now.Sub(came[oldest]) > limit {
 			t.Fatalf("byte %d waits for %v", oldest, s.clock.now.Sub(came[oldest]))
 		}
 	}
 	s.write("!")
-	s.shows("01234[REDACTED:key]!")
+	s.shows("0123[REDACTED:key]!")
 }
 
 // A fresh head that comes just before the timer fires has its own time.
@@ -98,7 +98,7 @@ func TestFreshHeadHasItsOwnTime(t *testing.T) {
 	t.Parallel()
 	s := newSession(t, newRedactor("db", "hunter22"))
 	s.write("hunt")
-	s.clock.advance(holdTime - time.Millisecond)
+	s.clock.advance(2*tick - time.Millisecond)
 	s.write("s hunte")
 	s.shows("hunts ")
 	s.clock.advance(5 * time.Millisecond)

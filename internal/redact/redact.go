@@ -65,7 +65,6 @@ func (r *Redactor) Bytes(b []byte) []byte {
 // It must be closed.
 func (r *Redactor) Writer(w io.Writer) *Writer {
 	return &Writer{
-		Now:       time.Now,
 		AfterFunc: func(d time.Duration, f func()) { time.AfterFunc(d, f) },
 		r:         r,
 		w:         w,

@@ -11,31 +11,32 @@ const (
 	// sliceBytes is how much of a long Write is looked at in one go, so that a
 	// writer's buffers stay small.
 	sliceBytes = 64 << 10
-	// holdTime is after how long a writer gives up waiting for the rest of a
-	// hit. With a late timer it is 20 ms: a person notices no less.
-	holdTime = 15 * time.Millisecond
+	// tick is how often a writer that waits for the rest of a hit looks whether
+	// it did so at the tick before: then it gives up. So nothing waits for more
+	// than two ticks, which with late timers is 20 ms, and no write has to ask
+	// for the time.
+	tick = 8 * time.Millisecond
 )
 
 // A Writer redacts what passes through it. It is safe for concurrent use.
 type Writer struct {
-	// Now and AfterFunc are the clock. They are package time's unless they are
-	// set before the first Write.
-	Now       func() time.Time
-	AfterFunc func(d time.Duration, f func()) // runs f once, not from within itself
+	// AfterFunc is the clock: it runs f once, after d, and not from within
+	// itself. It is package time's unless it is set before the first Write.
+	AfterFunc func(d time.Duration, f func())
 
 	mu    sync.Mutex
 	r     *Redactor
 	w     io.Writer
 	held  []byte // is the head of what may become a hit
 	cover cover  // of held: what is beyond it waits
-	since time.Time
-	armed bool // expire will be called
+	aged  bool   // some of that was there at the last tick
+	armed bool   // there will be a tick
 	out   []byte
 	err   error
 }
 
 // Write passes p on but for what may be the head of a hit, which it keeps
-// until the next Write or Close, or for holdTime. It returns len(p) unless the
+// until the next Write or Close, or for two ticks. It returns len(p) unless the
 // underlying writer fails; then it and every later call return that error.
 func (w *Writer) Write(p []byte) (int, error) {
 	w.mu.Lock()
@@ -49,7 +50,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		written += len(part)
 	}
 	if w.err == nil && w.waits() && !w.armed {
-		w.arm(holdTime)
+		w.arm()
 	}
 	return written, w.err
 }
@@ -63,7 +64,7 @@ func (w *Writer) write(p []byte) error {
 	settled := w.emit(t, false)
 	w.held = append(w.held[:0], t[settled:]...)
 	if w.waits() && settled+w.cover.until >= before {
-		w.since = w.Now() // all that waits came now
+		w.aged = false // all that waits came now
 	}
 	return w.err
 }
@@ -71,12 +72,12 @@ func (w *Writer) write(p []byte) error {
 // waits says whether something is held back that hasn't been shown or hidden.
 func (w *Writer) waits() bool { return len(w.held) > w.cover.until }
 
-func (w *Writer) arm(d time.Duration) {
+func (w *Writer) arm() {
 	w.armed = true
-	w.AfterFunc(d, w.expire)
+	w.AfterFunc(tick, w.expire)
 }
 
-// expire lets go of what has waited for holdTime.
+// expire is a tick.
 func (w *Writer) expire() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -84,8 +85,9 @@ func (w *Writer) expire() {
 	if w.err != nil || !w.waits() {
 		return
 	}
-	if left := holdTime - w.Now().Sub(w.since); left > 0 {
-		w.arm(left)
+	if !w.aged {
+		w.aged = true
+		w.arm()
 		return
 	}
 	w.letGo()

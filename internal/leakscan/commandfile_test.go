@@ -130,26 +130,6 @@ func TestCommandFileInUTF16(t *testing.T) {
 	}
 }
 
-func TestCommandFileThatIsNone(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	target := filepath.Join(dir, "target")
-	write(t, target, []byte("A="+value+"\n"))
-	link := filepath.Join(dir, value[:6])
-	if err := os.Symlink(target, link); err != nil {
-		t.Fatal(err)
-	}
-	for path, bad := range map[string]bool{filepath.Join(dir, "missing"): false, dir: false, os.DevNull: false, link: true} {
-		hits, err := leakscan.ScrubCommandFile(path, leakscan.Entries, needles(value))
-		if (err != nil) != bad || len(hits) != 0 {
-			t.Errorf("%s: hits %v, error %v, want an error: %t", path, hits, err, bad)
-		}
-	}
-	if text, err := os.ReadFile(target); err != nil || string(text) != "A="+value+"\n" {
-		t.Errorf("behind the link: %q, %v", text, err)
-	}
-}
-
 func TestLargeCommandFileIsEmptied(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "file")

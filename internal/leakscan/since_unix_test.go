@@ -113,17 +113,26 @@ func TestSinceCountsTheSameTick(t *testing.T) {
 
 func TestSinceOfAnUnknownFileSystemReadsAll(t *testing.T) {
 	t.Parallel()
-	dirs := volumes(t)
-	for i, dir := range dirs {
+	for _, dir := range volumes(t) {
 		write(t, filepath.Join(dir, "a"), []byte(value))
-		other := begin(t, t.TempDir())
-		if i == 0 {
-			other = leakscan.Begin("/nonexistent")
-		}
-		r := search(t, leakscan.Config{Paths: []string{dir}, Since: other})
+		r := search(t, leakscan.Config{Paths: []string{dir}, Since: leakscan.Begin(filepath.Join(dir, "missing"))})
 		if len(r.Hits) != 1 {
 			t.Errorf("%s: %d hits, want 1: the start knows nothing of it", dir, len(r.Hits))
 		}
+	}
+}
+
+func TestFindsValuesInTargetsAndOddNames(t *testing.T) {
+	t.Parallel()
+	const plain = "s3cr3t-value-of-db"
+	dir := tree(t, map[string]string{"a\n::" + plain: ""})
+	if err := os.Symlink("/tmp/"+plain, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	r := search(t, leakscan.Config{Paths: []string{dir}, Needles: needles(plain)})
+	want := []string{`a\x0a::[REDACTED:lease-0] name lease-0@4 x1`, "link target lease-0@5 x1"}
+	if diff := cmp.Diff(want, told(r, dir)); diff != "" {
+		t.Errorf("hits (-want +got):\n%s", diff)
 	}
 }
 
@@ -270,5 +279,25 @@ func TestVeryDeepFolders(t *testing.T) {
 	r := search(t, leakscan.Config{Paths: []string{dir}})
 	if len(r.Hits) != 1 || len(r.Gaps) != 1 || !strings.HasSuffix(r.Gaps[0].Reason, "nested too deeply") {
 		t.Errorf("%d hits, gaps %d, want one of each", len(r.Hits), len(r.Gaps))
+	}
+}
+
+func TestCommandFileThatIsNone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	target := filepath.Join(dir, "target")
+	write(t, target, []byte("A="+value+"\n"))
+	link := filepath.Join(dir, value[:6])
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	for path, bad := range map[string]bool{filepath.Join(dir, "missing"): false, dir: false, os.DevNull: false, link: true} {
+		hits, err := leakscan.ScrubCommandFile(path, leakscan.Entries, needles(value))
+		if (err != nil) != bad || len(hits) != 0 {
+			t.Errorf("%s: hits %v, error %v, want an error: %t", path, hits, err, bad)
+		}
+	}
+	if text, err := os.ReadFile(target); err != nil || string(text) != "A="+value+"\n" {
+		t.Errorf("behind the link: %q, %v", text, err)
 	}
 }

@@ -57,7 +57,7 @@ func (c *collector) value(v []byte) bool {
 	short, long, lines := false, false, 0 // some line is too short to be looked for by itself, or isn't
 	for line := range bytes.SplitSeq(trimmed, []byte("\n")) {
 		line = bytes.TrimSpace(line)
-		if len(line) >= MinBytes && !armour(line) {
+		if len(line) >= MinBytes && !(boilerplate(line) && len(line) < len(trimmed)) {
 			c.begin(line)
 			c.byteForms()
 			c.base64Forms()
@@ -89,10 +89,35 @@ func (c *collector) value(v []byte) bool {
 	return true
 }
 
-// armour says whether a line frames a PEM block: it is in every file of its
-// kind and no secret.
-func armour(line []byte) bool {
-	return bytes.HasPrefix(line, []byte("-----")) && bytes.HasSuffix(line, []byte("-----"))
+// boilerplate says whether a line of a longer value is in every file of its kind and
+// no secret: what frames a PEM block, a key of YAML or JSON that only opens what
+// follows, and what every kubeconfig and every Google key file says.
+func boilerplate(line []byte) bool {
+	if bytes.HasPrefix(line, []byte("-----")) && bytes.HasSuffix(line, []byte("-----")) {
+		return true
+	}
+	if _, ok := boilerplateLines[string(line)]; ok {
+		return true
+	}
+	key, ok := bytes.CutSuffix(line, []byte(":"))
+	if !ok {
+		key, ok = bytes.CutSuffix(bytes.TrimRight(line, " {["), []byte(":"))
+	}
+	return ok && len(key) <= maxKeyBytes && len(bytes.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_\"' ")) == 0
+}
+
+// maxKeyBytes bounds what is taken for a key: a longer text of letters may be a
+// secret.
+const maxKeyBytes = 24
+
+var boilerplateLines = map[string]struct{}{
+	"apiVersion: v1": {}, "kind: Config": {}, "preferences: {}": {},
+	"apiVersion: client.authentication.k8s.io/v1beta1": {}, "apiVersion: client.authentication.k8s.io/v1": {},
+	`"type": "service_account",`: {}, `"type": "external_account",`: {}, `"type": "authorized_user",`: {},
+	`"auth_uri": "https://accounts.google.com/o/oauth2/auth",`:                     {},
+	`"token_uri": "https://oauth2.googleapis.com/token",`:                          {},
+	`"auth_provider_x509_cert_url": "https://www.googleapis.com/oauth2/v1/certs",`: {},
+	`"universe_domain": "googleapis.com"`:                                          {},
 }
 
 // begin makes v the text at hand.

@@ -250,3 +250,30 @@ func (m *Set) memory() int {
 	return len(m.text.b) + len(m.needles)*int(unsafe.Sizeof(needle{})) + len(m.groups)*int(unsafe.Sizeof(group{})) +
 		8*len(m.grams) + 8*len(m.heads) + 4*len(m.places)
 }
+
+// A kubeconfig in a variable doesn't make every manifest in the log a hit.
+func TestCommonLinesAreNoNeedles(t *testing.T) {
+	t.Parallel()
+	const kubeconfig = "apiVersion: v1\nkind: Config\nclusters:\n- cluster:\n    certificate-authority-data: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t\nusers:\n- name: ci\n  user:\n    token: c4n4ry-token\nhunterhunterhunterhunterhunter:\n"
+	set := New([]Secret{{Lease: "kube", Value: secret.FromString(kubeconfig)}})
+	for text, want := range map[string]bool{
+		"apiVersion: v1\nkind: Deployment\nclusters:\nusers:\n": false,
+		"kind: Config\n":                       false,
+		"token: c4n4ry-token":                  true,
+		"LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t": false, // the line is more than that
+		"certificate-authority-data: LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t": true,
+		"hunterhunterhunterhunterhunter:":                                  true, // too long for a key
+	} {
+		hit := false
+		set.Find([]byte(text), true, func(int, int, int) { hit = true })
+		if hit != want {
+			t.Errorf("%q is a hit: %v, want %v", text, hit, want)
+		}
+	}
+	alone := New([]Secret{{Lease: "odd", Value: secret.FromString("clusters:")}})
+	hit := false
+	alone.Find([]byte("x clusters: y"), true, func(int, int, int) { hit = true })
+	if !hit {
+		t.Error("a value that is one such line isn't found")
+	}
+}

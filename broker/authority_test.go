@@ -23,6 +23,7 @@ func endpoints(id string) []endpoint {
 		{http.MethodDelete, api.PathLeases + "/" + id, ""},
 		{http.MethodPost, api.PathHeartbeat, ""},
 		{http.MethodGet, api.PathWatch, ""},
+		{http.MethodPost, api.PathReport, `{"scan":"off"}`},
 		{http.MethodDelete, api.PathSession, ""},
 	}
 }
@@ -62,7 +63,7 @@ func TestT12T13T17Matrix(t *testing.T) {
 		name string
 		by   func(e endpoint) []option
 		code string
-		ends bool // it may end a session
+		ends bool // it may end a session, and an ended one may still report
 	}{
 		{"nothing", func(endpoint) []option { return nil }, token, false},
 		{"a proof alone", func(e endpoint) []option { return []option{dpop(r.proof(victim.key, e.method, e.path, ""))} }, token, false},
@@ -108,7 +109,7 @@ func TestT12T13T17Matrix(t *testing.T) {
 	var body string
 	for _, tt := range tests {
 		for _, e := range endpoints(id) {
-			if tt.ends && e.path == api.PathSession {
+			if tt.ends && e.path == api.PathSession || tt.code == gone && tt.ends && e.path == api.PathReport {
 				continue
 			}
 			a := r.send(e.method, e.path, e.body, tt.by(e)...)

@@ -47,7 +47,7 @@ const (
 )
 
 // Features are what discovery announces beyond the base.
-var features = []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces"}
+var features = []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces", "files", "report"}
 
 // Rules are what the broker's file says, compiled. They are swapped whole when
 // the file is loaded again.
@@ -95,6 +95,7 @@ type Broker struct {
 	byAddr    *limiter
 	byOwner   *limiter
 	bySession *limiter
+	byReport  *limiter
 	byRefused *limiter
 }
 
@@ -118,6 +119,7 @@ func New(cfg Config) (*Broker, error) {
 		byAddr:    newLimiter(addrRate, addrBurst),
 		byOwner:   newLimiter(ownerRate, ownerBurst),
 		bySession: newLimiter(sessionRate, sessionBurst),
+		byReport:  newLimiter(reportRate, reportBurst),
 		byRefused: newLimiter(refusedRate, refusedBurst),
 	}
 	if u.Scheme == "http" {
@@ -179,6 +181,7 @@ func (b *Broker) Handler() http.Handler {
 	mux.HandleFunc("DELETE "+api.PathLeases+"/{id}", b.call(b.endLease))
 	mux.HandleFunc("POST "+api.PathHeartbeat, b.call(b.heartbeat))
 	mux.HandleFunc("GET "+api.PathWatch, b.call(b.watch))
+	mux.HandleFunc("POST "+api.PathReport, b.call(b.report))
 	mux.HandleFunc("DELETE "+api.PathSession, b.call(b.endSession))
 	mux.HandleFunc("GET "+api.PathDiscovery, b.call(b.discovery))
 	mux.HandleFunc("GET "+api.PathOIDC, document(b.cfg.Issuer.Discovery()))

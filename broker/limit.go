@@ -16,6 +16,8 @@ const (
 	// All but the end of a session, by session: a client leases once and
 	// sends a heartbeat every half a minute.
 	sessionRate, sessionBurst = 10, 200
+	// Reports, by session: each is an entry in the audit log.
+	reportRate, reportBurst = 1.0 / 60, 8
 	// Refusals that are recorded, by project. Genuine tokens that are good for
 	// nothing here can be had by anybody, and each can be sent for ever: what
 	// they write bounds the disk, so that strangers can't fill it.

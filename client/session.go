@@ -302,6 +302,31 @@ func (s *Session) renew(ctx context.Context, id string) (api.Lease, error) {
 	return answer, err
 }
 
+// Report has the broker record in its audit log what this client did for the
+// session: see [api.Report]. It can be called several times (the broker takes
+// eight and then one a minute), and for an hour after the session has ended,
+// since the leak scan comes after the end. What is to be on record before it
+// happens, file secrets on a disk, is reported first; if that fails it isn't
+// to happen.
+func (s *Session) Report(ctx context.Context, r api.Report) error {
+	if err := r.Check(); err != nil {
+		return fmt.Errorf("reporting to the audit log: %w", err)
+	}
+	body, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encoding the report: %w", err)
+	}
+	return s.c.do(ctx, call{
+		doing:       "reporting to the audit log",
+		method:      http.MethodPost,
+		path:        api.PathReport,
+		contentType: "application/json",
+		body:        func(context.Context) ([]byte, error) { return body, nil },
+		authorize:   s.authorize,
+		limit:       api.MaxRequest,
+	}, &struct{}{})
+}
+
 // End ends the session and says what became of its leases. Leases that can't
 // be revoked yet are the broker's to go on with. Ending twice does no harm.
 // Bound it with ctx.

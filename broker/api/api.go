@@ -24,6 +24,7 @@ const (
 	PathSession   = "/v1/session"
 	PathHeartbeat = "/v1/session/heartbeat"
 	PathWatch     = "/v1/session/watch"
+	PathReport    = "/v1/session/report"
 	PathDiscovery = "/.well-known/runenv"
 	PathOIDC      = "/.well-known/openid-configuration"
 	PathJWKS      = "/jwks"

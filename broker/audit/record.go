@@ -32,7 +32,7 @@ const (
 	timeLayout = "2006-01-02T15:04:05.000000Z07:00"
 
 	// maxClaims and maxNotes bound lists.
-	maxClaims, maxNotes = 64, 16
+	maxClaims, maxNotes = 64, 40
 )
 
 // A Record is what the broker says about one event: what happened, to whom,
@@ -59,7 +59,7 @@ type Record struct {
 	Claims       map[string]string // of the identity, from its profile's list
 	Reason       string            // why, as a class: one of few words
 	Detail       string            // why, for people
-	Notes        []string          // what the policy remarked on while it allowed
+	Notes        []string          // what the policy remarked on while it allowed; what a client reported
 	Policy       string            // digest of the policy text that decided
 	ExpiresAt    time.Time         // when the session or lease ends by itself
 	DiesBy       time.Time         // bound of the lease's life

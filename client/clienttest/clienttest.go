@@ -76,6 +76,7 @@ type Session struct {
 	Heartbeats int
 	Watching   int
 	Leases     []api.Lease
+	Reports    []api.Report
 
 	thumbprint, end string
 	events          []chan api.Event
@@ -110,6 +111,7 @@ func Start(cfg Config) *Broker {
 	mux.HandleFunc("POST "+api.PathLeases+"/{id}/renew", b.session(b.renew))
 	mux.HandleFunc("POST "+api.PathHeartbeat, b.session(b.heartbeat))
 	mux.HandleFunc("GET "+api.PathWatch, b.session(b.watch))
+	mux.HandleFunc("POST "+api.PathReport, b.report)
 	mux.HandleFunc("DELETE "+api.PathSession, b.end)
 	b.srv = httptest.NewUnstartedServer(b.faulty(mux))
 	b.URL = "http://" + b.srv.Listener.Addr().String()
@@ -226,6 +228,7 @@ func (b *Broker) Sessions() map[string]Session {
 	for _, s := range b.sessions {
 		c := *s
 		c.Leases = slices.Clone(s.Leases)
+		c.Reports = slices.Clone(s.Reports)
 		c.Watching = len(s.events)
 		out[s.ID] = c
 	}
@@ -565,6 +568,28 @@ func (b *Broker) watch(w http.ResponseWriter, r *http.Request, s *Session, _ pro
 			return
 		}
 	}
+}
+
+// report takes what a client did, of an ended session too.
+func (b *Broker) report(w http.ResponseWriter, r *http.Request) {
+	s, p, denied := b.authenticate(r)
+	if denied != nil {
+		refuse(w, http.StatusUnauthorized, denied.code, denied.why)
+		return
+	}
+	var in api.Report
+	if api.Decode(r.Body, api.MaxReport, &in) != nil || in.Check() != nil {
+		refuse(w, http.StatusBadRequest, api.CodeInvalidRequest, "the body isn't a report")
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.count(p) {
+		refuse(w, http.StatusUnauthorized, api.CodeInvalidDPoP, "the proof was used before")
+		return
+	}
+	s.Reports = append(s.Reports, in)
+	answer(w, struct{}{})
 }
 
 func (b *Broker) end(w http.ResponseWriter, r *http.Request) {

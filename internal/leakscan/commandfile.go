@@ -117,12 +117,13 @@ func scrubCommands(f *os.File, appender func() (*os.File, error), format Format,
 			hits = found
 		}
 		cuts, kept := cut(utf8Text, ranges, format)
+		read := int64(len(text))
 		if wide {
 			// A file that .NET would read as UTF-16 becomes one in UTF-8.
 			kept = append(utf8Text[:cuts[0].start:cuts[0].start], kept...)
 			cuts = []span{{0, len(text)}}
 		}
-		if err := replace(f, appender, cuts, kept); err != nil {
+		if err := replace(f, appender, cuts, kept, read); err != nil {
 			return hits, err
 		}
 	}
@@ -256,14 +257,19 @@ func lineText(line []byte) []byte {
 }
 
 // replace overwrites the cuts, and then everything from the first of them on by
-// what is kept of it.
-func replace(f *os.File, appender func() (*os.File, error), cuts []span, kept []byte) error {
+// what is kept of it and by what others have written since read bytes were.
+func replace(f *os.File, appender func() (*os.File, error), cuts []span, kept []byte, read int64) error {
 	for i := len(cuts) - 1; i >= 0; i-- {
 		c := cuts[i]
 		if _, err := f.WriteAt(bytes.Repeat([]byte("\n"), c.end-c.start), int64(c.start)); err != nil {
 			return err
 		}
 	}
+	late, err := io.ReadAll(io.NewSectionReader(f, read, maxCommandBytes))
+	if err != nil {
+		return err
+	}
+	kept = append(kept, late...)
 	if err := f.Truncate(int64(cuts[0].start)); err != nil {
 		return err
 	}

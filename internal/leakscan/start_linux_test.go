@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runenv/action/internal/needle"
 )
 
 // What a file system is asked for and what the kernel's clock says are the same
@@ -71,5 +73,14 @@ func TestClockSetBack(t *testing.T) {
 	}
 	if got := s.now().of(dev + 1); got != math.MinInt64 {
 		t.Errorf("of(unknown device) = %d, want everything", got)
+	}
+}
+
+// Files through which a kernel speaks have no end, or do something when read.
+func TestKernelFilesAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	r, err := Run(t.Context(), Config{Needles: needle.New(nil), Paths: []string{"/proc"}})
+	if err != nil || len(r.Gaps) != 1 || r.Gaps[0].Reason != reasonKernel || r.Folders != 0 {
+		t.Errorf("Run(/proc) = %+v, %v, want a gap and nothing read", r, err)
 	}
 }

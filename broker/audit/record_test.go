@@ -88,7 +88,7 @@ func TestLongRecordsAreCutVisibly(t *testing.T) {
 	if len(body) > 16<<10 || !utf8.ValidString(body) {
 		t.Errorf("the entry has %d bytes, want at most 16 KiB of valid UTF-8", len(body))
 	}
-	if got.Claims["…"] != "936 more" || got.Notes[16] != "984 more" {
+	if got.Claims["…"] != "936 more" || got.Notes[40] != "960 more" {
 		t.Errorf("what is missing isn't said: %q, %q", got.Claims["…"], got.Notes[len(got.Notes)-1])
 	}
 }

@@ -77,6 +77,7 @@ var arrows = []arrow{
 	{"internal/gha", []string{"internal/redact", "secret", "github.com/sethvargo/go-githubactions"}},
 	{"internal/proc", []string{"github.com/creack/pty"}},
 	{"internal/filesecret", nil},
+	{"internal/isolate", []string{"internal/filesecret"}},
 	{"internal/inject", []string{"internal/proc", "internal/redact", "secret"}},
 	{"internal/guardian", []string{"internal/backoff", "internal/filesecret", "internal/proc", "secret"}},
 	{"internal/devissuer", []string{"github.com/go-jose/go-jose/v4"}},
@@ -84,7 +85,7 @@ var arrows = []arrow{
 	{"client/clienttest", []string{"broker/api", "internal/ci", "ref", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"internal/cli", []string{
 		"broker/api", "client", "ref", "secret",
-		"internal/backoff", "internal/ci", "internal/gha", "internal/guardian", "internal/inject", "internal/proc", "internal/redact", "internal/roots",
+		"internal/backoff", "internal/ci", "internal/filesecret", "internal/gha", "internal/guardian", "internal/inject", "internal/isolate", "internal/proc", "internal/redact", "internal/roots",
 		"github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag",
 	}},
 	{"internal/brokercli", []string{
@@ -93,7 +94,7 @@ var arrows = []arrow{
 		"client", "ref", "secret", "internal/ci", "internal/cli", "internal/devissuer", "internal/proc",
 		"github.com/prometheus/client_golang", "github.com/spf13/cobra",
 	}},
-	{"cmd/runenv", []string{"internal/cli", "internal/guardian"}},
+	{"cmd/runenv", []string{"internal/cli", "internal/guardian", "internal/isolate"}},
 	{"cmd/runenv-broker", []string{"internal/brokercli"}},
 }
 

@@ -76,9 +76,15 @@ type Config struct {
 	// another process holds the pipe; 0 is [DefaultWaitDelay]. What the child
 	// itself wrote is never cut off.
 	WaitDelay time.Duration
+	// Start, if set, stands in for [os.StartProcess], which is given what it is:
+	// the process that it returns becomes the command. Where it fails nothing
+	// is left of that process.
+	Start starter
 	// OnStart, if set, is called with the child's process id once it runs.
 	OnStart func(pid int)
 }
+
+type starter = func(path string, args []string, attr *os.ProcAttr) (*os.Process, error)
 
 // PTY says which of the child's streams, beside stdout, are its own terminal.
 type PTY struct{ Stdin, Stderr bool }
@@ -159,6 +165,9 @@ func Run(ctx context.Context, cfg Config) (Status, error) {
 	if cfg.Env == nil {
 		cfg.Env = []string{} // os.StartProcess takes nil for its own environment
 	}
+	if cfg.Start == nil {
+		cfg.Start = os.StartProcess
+	}
 	path, err := find(cfg)
 	if err != nil {
 		return Status{}, &StartError{Name: cfg.Args[0], Err: err}
@@ -229,9 +238,9 @@ func start(cfg Config, path string, files []*os.File, f *family) (*child, error)
 		defer runtime.UnlockOSThread()
 		attr := &os.ProcAttr{Dir: cfg.Dir, Env: cfg.Env, Files: files, Sys: f.sysProcAttr(cfg)}
 		var err error
-		c.process, err = startProcess(path, cfg.Args, attr)
+		c.process, err = startProcess(cfg.Start, path, cfg.Args, attr)
 		if err != nil && f.withoutCgroup(attr) {
-			c.process, err = startProcess(path, cfg.Args, attr)
+			c.process, err = startProcess(cfg.Start, path, cfg.Args, attr)
 		}
 		started <- err
 		if err != nil {

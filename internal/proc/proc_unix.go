@@ -152,10 +152,10 @@ func pathless(err error) error {
 
 // startProcess starts path, or has the shell start it if it is a script that
 // names no interpreter: execvp(3) and every shell do so.
-func startProcess(path string, args []string, attr *os.ProcAttr) (*os.Process, error) {
-	p, err := os.StartProcess(path, args, attr)
+func startProcess(start starter, path string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+	p, err := start(path, args, attr)
 	if errors.Is(err, syscall.ENOEXEC) && isText(attr.Dir, path) {
-		p, err = os.StartProcess("/bin/sh", append([]string{"/bin/sh", path}, args[1:]...), attr)
+		p, err = start("/bin/sh", append([]string{"/bin/sh", path}, args[1:]...), attr)
 	}
 	if err != nil {
 		return nil, pathless(err)

@@ -37,8 +37,8 @@ func find(cfg Config) (string, error) {
 	return path, err
 }
 
-func startProcess(path string, args []string, attr *os.ProcAttr) (*os.Process, error) {
-	return os.StartProcess(path, args, attr)
+func startProcess(start starter, path string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+	return start(path, args, attr)
 }
 
 func statusOf(state *os.ProcessState) Status { return Status{exit: state.ExitCode()} }

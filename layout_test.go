@@ -85,7 +85,8 @@ var arrows = []arrow{
 	{"client/clienttest", []string{"broker/api", "internal/ci", "ref", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"internal/cli", []string{
 		"broker/api", "client", "ref", "secret",
-		"internal/backoff", "internal/ci", "internal/filesecret", "internal/gha", "internal/guardian", "internal/inject", "internal/isolate", "internal/proc", "internal/redact", "internal/roots",
+		"internal/backoff", "internal/ci", "internal/filesecret", "internal/gha", "internal/guardian", "internal/inject", "internal/isolate",
+		"internal/leakscan", "internal/needle", "internal/proc", "internal/redact", "internal/roots",
 		"github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag",
 	}},
 	{"internal/brokercli", []string{

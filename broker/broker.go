@@ -47,7 +47,7 @@ const (
 )
 
 // Features are what discovery announces beyond the base.
-var features = []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces", "files", "report"}
+var features = []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces", "files", "report", "explain"}
 
 // Rules are what the broker's file says, compiled. They are swapped whole when
 // the file is loaded again.
@@ -177,6 +177,7 @@ func (b *Broker) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+api.PathToken, b.call(b.token))
 	mux.HandleFunc("POST "+api.PathLeases, b.call(b.lease))
+	mux.HandleFunc("POST "+api.PathExplain, b.call(b.explain))
 	mux.HandleFunc("POST "+api.PathLeases+"/{id}/renew", b.call(b.renew))
 	mux.HandleFunc("DELETE "+api.PathLeases+"/{id}", b.call(b.endLease))
 	mux.HandleFunc("POST "+api.PathHeartbeat, b.call(b.heartbeat))

@@ -108,6 +108,7 @@ func Start(cfg Config) *Broker {
 	mux.HandleFunc("GET "+api.PathDiscovery, b.discovery)
 	mux.HandleFunc("POST "+api.PathToken, b.token)
 	mux.HandleFunc("POST "+api.PathLeases, b.session(b.lease))
+	mux.HandleFunc("POST "+api.PathExplain, b.session(b.explain))
 	mux.HandleFunc("POST "+api.PathLeases+"/{id}/renew", b.session(b.renew))
 	mux.HandleFunc("POST "+api.PathHeartbeat, b.session(b.heartbeat))
 	mux.HandleFunc("GET "+api.PathWatch, b.session(b.watch))
@@ -254,8 +255,7 @@ func (b *Broker) Renewed(name string, expires time.Time) {
 				continue
 			}
 			s.Leases[i].ExpiresAt = expires
-			lease := s.Leases[i]
-			lease.Env = nil
+			lease := bare(s.Leases[i])
 			s.tell(api.Event{Event: api.EventRenewed, Lease: &lease})
 		}
 	}
@@ -268,7 +268,7 @@ func (b *Broker) Expiring(name string) {
 	for _, s := range b.sessions {
 		for _, lease := range s.Leases {
 			if lease.Name == name {
-				lease.Env = nil
+				lease = bare(lease)
 				s.tell(api.Event{Event: api.EventExpiring, Lease: &lease})
 			}
 		}
@@ -471,6 +471,12 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, s *Session, p pro
 	answer(w, api.Leases{Leases: out})
 }
 
+// bare is a lease without its values.
+func bare(l api.Lease) api.Lease {
+	l.Env, l.Files, l.Hide = nil, nil, nil
+	return l
+}
+
 // named are the leases that references name, those to one secret together.
 func (b *Broker) named(references []api.Reference) ([]api.Lease, *api.Error) {
 	var out []api.Lease
@@ -487,12 +493,12 @@ func (b *Broker) named(references []api.Reference) ([]api.Lease, *api.Error) {
 		i := slices.IndexFunc(out, func(l api.Lease) bool { return l.Name == name })
 		if i < 0 {
 			i = len(out)
-			lease := secret
-			lease.ID, lease.Name, lease.State, lease.Env = "l-"+rand.Text(), name, "active", nil
+			lease := bare(secret)
+			lease.ID, lease.Name, lease.State = "l-"+rand.Text(), name, "active"
 			out = append(out, lease)
 		}
 		prefix, all := strings.CutSuffix(given.Variable, "*")
-		before := len(out[i].Env)
+		before := len(out[i].Env) + len(out[i].Files)
 		for _, field := range secret.Env {
 			v := api.Var{Name: given.Variable, Value: field.Value, Mask: true}
 			switch {
@@ -501,9 +507,13 @@ func (b *Broker) named(references []api.Reference) ([]api.Lease, *api.Error) {
 			case r.Field != field.Name && (r.Field != "" || len(secret.Env) != 1):
 				continue
 			}
+			if name, isFile := strings.CutSuffix(v.Name, "_FILE"); isFile {
+				out[i].Files = append(out[i].Files, api.File{Variable: v.Name, Name: strings.ToLower(name), Value: v.Value, Mask: true})
+				continue
+			}
 			out[i].Env = append(out[i].Env, v)
 		}
-		if len(out[i].Env) == before {
+		if len(out[i].Env)+len(out[i].Files) == before {
 			return nil, &api.Error{Status: http.StatusBadGateway, Code: api.CodeProviderNotFound, Lease: name, Description: "the back end has no such field: " + r.Field, RequestID: "r-fake"}
 		}
 	}
@@ -524,8 +534,7 @@ func (b *Broker) renew(w http.ResponseWriter, r *http.Request, s *Session, p pro
 				return
 			}
 			s.Leases[i].ExpiresAt = b.cfg.Now().Add(time.Hour)
-			lease := s.Leases[i]
-			lease.Env = nil
+			lease := bare(s.Leases[i])
 			answer(w, lease)
 			return
 		}
@@ -604,8 +613,7 @@ func (b *Broker) end(w http.ResponseWriter, r *http.Request) {
 	s.finish("client")
 	ended := api.Ended{Leases: []api.Lease{}}
 	for _, lease := range s.Leases {
-		lease.Env = nil
-		ended.Leases = append(ended.Leases, lease)
+		ended.Leases = append(ended.Leases, bare(lease))
 	}
 	answer(w, ended)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/runenv/action/internal/gha"
 )
@@ -19,7 +20,8 @@ const inputPrefix = "INPUT_"
 // and binary.
 var actionInputs = [...]string{
 	"broker", "role", "leases", "run", "shell", "working-directory", "if-no-token",
-	"pass-ci-token", "mask", "summary", "version", "binary",
+	"pass-ci-token", "pristine", "only", "deny", "keep-existing", "files", "scan", "scan-path", "scan-ignore", "on-exit",
+	"mask", "summary", "version", "binary",
 }
 
 // actionCommand is what the GitHub Action's launcher becomes. It is hidden:
@@ -60,6 +62,7 @@ func (a *app) asAction() (*actionStep, error) {
 	step := &actionStep{
 		say:    a.say,
 		stdout: a.env.Stdout,
+		getenv: getenv,
 		runner: gha.New(gha.Config{Getenv: getenv, Commands: a.env.Stderr}),
 		masks:  gha.New(gha.Config{Getenv: getenv, Commands: a.env.Stdout}),
 	}
@@ -95,14 +98,12 @@ func (a *app) actionMain(spawned bool) error {
 		return err
 	}
 	defer remove()
-	return a.run(runOptions{
-		settings:    settings{broker: in.broker, role: in.role, leases: in.leases},
-		ifNoToken:   in.ifNoToken,
-		passCIToken: in.passCIToken,
-		verbose:     true,
-		debug:       a.env.Getenv("RUNNER_DEBUG") == "1",
-		step:        step,
-	}, command)
+	o := in.flags
+	o.settings = settings{broker: in.broker, role: in.role, leases: in.leases}
+	o.ifNoToken, o.passCIToken = in.ifNoToken, in.passCIToken
+	o.verbose, o.debug = true, a.env.Getenv("RUNNER_DEBUG") == "1"
+	o.step = step
+	return a.run(o, command)
 }
 
 // setUp readies later steps for `runenv run`: the program is found, and told
@@ -139,6 +140,13 @@ func (a *app) setUp(step *actionStep, in inputs) error {
 			return err
 		}
 	}
+	for _, name := range flagVariables {
+		if text, given := in.given[name]; given {
+			if err := step.runner.SetEnv(variableFor(name), text); err != nil {
+				return err
+			}
+		}
+	}
 	_, none := a.detect()
 	if err := step.skipped(none != nil && in.ifNoToken == "skip"); err != nil {
 		return err
@@ -152,6 +160,9 @@ type inputs struct {
 	broker, role, script, shell, workingDirectory, ifNoToken string
 	leases                                                   []string
 	passCIToken, mask, summary                               bool
+
+	flags runOptions        // as the inputs that have a flag's name set them
+	given map[string]string // those inputs that aren't a flag's default
 }
 
 func readInputs(r *gha.Runner, env Env) (inputs, error) {
@@ -198,7 +209,28 @@ func readInputs(r *gha.Runner, env Env) (inputs, error) {
 			return inputs{}, &settingError{fmt.Sprintf("the input `%s` is %q, and not true or false", b.name, text), ""}
 		}
 	}
-	return in, nil
+	return in, in.readFlags(r)
+}
+
+// readFlags reads the inputs that have the names of flags, and mean the same.
+func (in *inputs) readFlags(r *gha.Runner) error {
+	f := pflag.NewFlagSet("inputs", pflag.ContinueOnError)
+	in.flags.addFlags(f)
+	in.given = map[string]string{}
+	for _, name := range flagVariables {
+		flag, text := f.Lookup(name), r.Input(name)
+		if err := setFlag(flag, text); err != nil {
+			return &settingError{fmt.Sprintf("the input `%s`: %v", name, err), ""}
+		}
+		if text != "" && flag.Value.String() != flag.DefValue {
+			in.given[name] = text
+		}
+	}
+	if err := in.flags.check(""); err != nil {
+		name, problem, _ := strings.Cut(strings.TrimPrefix(err.Error(), "--"), " ")
+		return &settingError{fmt.Sprintf("the input `%s` %s", strings.TrimSuffix(name, ":"), problem), ""}
+	}
+	return nil
 }
 
 // onlyKnownInputs refuses what action.yml doesn't declare: the runner only

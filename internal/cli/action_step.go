@@ -33,6 +33,7 @@ const postTimeout = 15 * time.Second
 type actionStep struct {
 	say           *printer
 	stdout        *os.File
+	getenv        func(string) string // of what the runner set, all of it
 	runner, masks *gha.Runner
 	workdir       string
 	spawned       bool
@@ -85,10 +86,8 @@ func (st *actionStep) leased(s *client.Session, leases []api.Lease) error {
 	if st.mask && st.toRunner() {
 		var values []secret.Value
 		for _, l := range leases {
-			for _, v := range l.Env {
-				if v.Mask {
-					values = append(values, v.Value.Value)
-				}
+			for _, s := range secretsOf(l) {
+				values = append(values, s.Value)
 			}
 		}
 		if err := st.masks.Mask(values...); err != nil {
@@ -119,7 +118,7 @@ func (st *actionStep) toRunner() bool {
 }
 
 // ended says what became of the session.
-func (st *actionStep) ended(ended []api.Lease, err error) {
+func (st *actionStep) ended(ended []api.Lease, err error, found *leaks) {
 	if st == nil || st.session == nil {
 		return
 	}
@@ -131,7 +130,7 @@ func (st *actionStep) ended(ended []api.Lease, err error) {
 	if !st.summary || len(st.leases) == 0 {
 		return
 	}
-	if err := st.runner.AddSummary(st.table(ended, err, time.Now())); err != nil {
+	if err := st.runner.AddSummary(st.table(ended, err, time.Now()) + leakTable(found)); err != nil {
 		st.say.problem("there is no step summary", err)
 	}
 }
@@ -164,6 +163,19 @@ func (st *actionStep) table(ended []api.Lease, err error, now time.Time) string 
 	return b.String()
 }
 
+// leakTable is the summary of what the leak scan found.
+func leakTable(found *leaks) string {
+	if found == nil || len(found.Hits) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "\n#### Leak scan: %s\n\n", count(len(found.Hits)+found.MoreHits, "hit"))
+	for _, line := range hitLines(found) {
+		fmt.Fprintf(&b, "- %s\n", cell(line))
+	}
+	return b.String()
+}
+
 // cell is text of a table in Markdown: the broker's words are shown, and
 // neither followed nor formatted.
 func cell(s string) string {
@@ -179,6 +191,7 @@ func (a *app) actionPost() error {
 	if err != nil {
 		return err
 	}
+	a.sweepFiles()
 	if st.runner.State(stateSession) == "" || st.runner.State(stateEnded) == "true" {
 		return nil
 	}

@@ -108,6 +108,7 @@ checks that token and answers with leases: short-lived credentials. "runenv run"
 puts them into the environment of one command, hides them in its output, and
 ends them when the command exits. Nothing is written to a disk.`,
 		Example: `  runenv run --broker https://runenv.example.com --role deploy -- ./deploy.sh
+  runenv scan --values - dist <values.txt
   runenv whoami`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -117,7 +118,7 @@ ends them when the command exits. Nothing is written to a disk.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err.Error(), cmd.CommandPath()}
 	})
-	root.AddCommand(a.runCommand(), a.whoamiCommand(), a.actionCommand(), versionCommand())
+	root.AddCommand(a.runCommand(), a.scanCommand(), a.whoamiCommand(), a.actionCommand(), versionCommand())
 	return root
 }
 

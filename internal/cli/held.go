@@ -30,9 +30,23 @@ type held struct {
 	unended  string           // what becomes of a session that we can't end
 	release  context.CancelFunc
 	kept     chan struct{} // closed once nobody keeps the session alive
-	timers   []*time.Timer
 	ending   atomic.Bool
 	told     sync.Map // ids of leases whose end was told
+
+	mu     sync.Mutex
+	timers []*time.Timer
+
+	// anew says that a lease which runs out is leased anew; what replaces it
+	// goes to replaced.
+	anew       bool
+	references []api.Reference
+	replaced   chan replacement
+}
+
+// A replacement is a lease that stands in for another.
+type replacement struct {
+	old string // its id
+	by  api.Lease
 }
 
 // started is a guardian on its way, beside the exchange.
@@ -62,8 +76,11 @@ func dismiss(starting <-chan started) {
 
 // hold sees to it that the session ends if we are killed, and that it lives
 // until then. It comes before the first lease. A nil starting is no guardian.
-func (a *app) hold(p *process, s *client.Session, ca []byte, starting <-chan started) *held {
-	h := &held{p: p, session: s, kept: make(chan struct{}), unended: "the broker ends it after missed heartbeats"}
+func (a *app) hold(p *process, s *client.Session, o *runOptions, ca []byte, starting <-chan started) *held {
+	h := &held{
+		p: p, session: s, kept: make(chan struct{}), unended: "the broker ends it after missed heartbeats",
+		anew: o.watchRestart, references: o.leaseRequest().References, replaced: make(chan replacement, api.MaxLeaseNames),
+	}
 	if starting == nil {
 		h.unended = "the broker is in this process: what it issued runs out by itself"
 	} else {
@@ -78,7 +95,7 @@ func (a *app) hold(p *process, s *client.Session, ca []byte, starting <-chan sta
 			switch {
 			case e.Lease == nil:
 			case e.Event == api.EventExpiring:
-				h.warnOfEnd(*e.Lease)
+				h.expiring(*e.Lease)
 			default:
 				p.log.Debug("lease renewed by the broker", "lease", e.Lease.Name, "expires", e.Lease.ExpiresAt)
 			}
@@ -119,7 +136,7 @@ func (a *app) guardianCA(ca []byte) []byte {
 func (h *held) warnBeforeExpiry(leases []api.Lease, hardEnd time.Time) {
 	for _, l := range leases {
 		if !l.Renewable && !l.ExpiresAt.IsZero() && l.ExpiresAt.Before(hardEnd) {
-			h.before(l.ExpiresAt, func() { h.warnOfEnd(l) })
+			h.before(l.ExpiresAt, func() { h.expiring(l) })
 		}
 	}
 	h.before(hardEnd, func() { h.p.say.warning("the session ends at " + at(hardEnd) + ", and its leases with it") })
@@ -127,16 +144,42 @@ func (h *held) warnBeforeExpiry(leases []api.Lease, hardEnd time.Time) {
 
 func (h *held) before(end time.Time, warn func()) {
 	left := time.Until(end)
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.timers = append(h.timers, time.AfterFunc(left-min(warnAhead, left/10), warn))
 }
 
-// warnOfEnd tells once of a lease that runs out under the command: its
-// variables can't be given other values.
-func (h *held) warnOfEnd(l api.Lease) {
+// expiring acts once on a lease that runs out under the command, whose
+// variables can't be given other values: it is leased anew for a command that
+// may be started again, or else told of.
+func (h *held) expiring(l api.Lease) {
 	if _, told := h.told.LoadOrStore(l.ID, true); told || h.ending.Load() {
 		return
 	}
+	if h.anew {
+		by, err := h.session.Renew(h.p.ending, l, h.references...)
+		if err == nil {
+			h.anewFor(l.ID, by)
+			return
+		}
+		h.p.say.problem(fmt.Sprintf("lease %q isn't leased anew", l.Name), err)
+	}
 	h.p.say.warning(fmt.Sprintf("lease %q expires at %s and can't be renewed in place: the command's values end with it", l.Name, at(l.ExpiresAt)))
+}
+
+// anewFor hands on what replaces a lease. One that was renewed in place has no
+// values, and the command needs none.
+func (h *held) anewFor(old string, by api.Lease) {
+	if by.ID == old || h.ending.Load() {
+		return
+	}
+	select {
+	case h.replaced <- replacement{old, by}:
+	default: // more than a session may have
+	}
+	if !by.ExpiresAt.IsZero() && by.ExpiresAt.Before(h.session.HardEnd()) {
+		h.before(by.ExpiresAt, func() { h.expiring(by) })
+	}
 }
 
 // end ends the session. Where that fails the guardian goes on trying, once we
@@ -144,9 +187,11 @@ func (h *held) warnOfEnd(l api.Lease) {
 // ended the session before.
 func (h *held) end(verbose bool) ([]api.Lease, error) {
 	h.p.board.connect(h.p.afterChild())
+	h.mu.Lock()
 	for _, t := range h.timers {
 		t.Stop()
 	}
+	h.mu.Unlock()
 	ctx, cancel := context.WithTimeout(h.p.ending, endTimeout)
 	defer cancel()
 	// The stream is let go after the end: the broker would take a stream that
@@ -159,11 +204,6 @@ func (h *held) end(verbose bool) ([]api.Lease, error) {
 		h.p.say.problem("the session isn't ended yet ("+h.unended+")", err)
 		return nil, err
 	}
-	if h.guardian != nil {
-		if err := h.guardian.Done(); err != nil {
-			h.p.log.Debug("the session is ended, but", "error", err)
-		}
-	}
 	h.p.log.Debug("session ended", "session", h.session.ID())
 	if verbose {
 		for _, l := range ended.Leases {
@@ -171,6 +211,17 @@ func (h *held) end(verbose bool) ([]api.Lease, error) {
 		}
 	}
 	return ended.Leases, nil
+}
+
+// letGo lets the guardian go once the session is ended and the files are
+// removed; else it does the rest when we are gone.
+func (h *held) letGo(done bool) {
+	if h.guardian == nil || !done {
+		return
+	}
+	if err := h.guardian.Done(); err != nil {
+		h.p.log.Debug("the guardian's end", "error", err)
+	}
 }
 
 // fate says what became of a lease, and promises nothing that isn't so (P11).

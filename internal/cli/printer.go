@@ -32,6 +32,7 @@ type printer struct {
 	mu     sync.Mutex
 	w      io.Writer
 	colour bool
+	raw    bool // the terminal does what it is told, and no more
 
 	// runner gets errors and warnings as annotations, if it is set.
 	runner *gha.Runner
@@ -50,18 +51,23 @@ func newPrinter(w *os.File, getenv func(string) string) *printer {
 // them, and the cure if some error of the chain knows one.
 func (p *printer) failure(err error) {
 	if p.runner != nil {
-		p.annotate(p.runner.Error, slices.Concat([]string{err.Error()}, ownClaims(err), hintOf(err)))
+		p.annotate(p.runner.Error, slices.Concat([]string{err.Error()}, linesOf(err), hintOf(err)))
 		return
 	}
 	p.line(red, "error: ", err.Error())
-	for _, text := range ownClaims(err) {
-		p.line("", "", text)
-	}
+	p.lines(linesOf(err))
 	p.hint(err)
 }
 
-// ownClaims are lines that show what a refused caller claimed.
-func ownClaims(err error) []string {
+// linesOf are what an error has to say besides: a refused caller's claims, or
+// lines of its own.
+func linesOf(err error) []string {
+	if e, ok := errors.AsType[interface {
+		error
+		Lines() []string
+	}](err); ok {
+		return slices.Clone(e.Lines())
+	}
 	refusal, ok := errors.AsType[*api.Error](err)
 	if !ok || len(refusal.Claims) == 0 {
 		return nil
@@ -97,10 +103,11 @@ func (p *printer) annotate(how func(string) error, lines []string) {
 // problem prints an error that doesn't end the program, and its cure.
 func (p *printer) problem(what string, err error) {
 	if p.runner != nil {
-		p.annotate(p.runner.Warning, append([]string{what + ": " + err.Error()}, hintOf(err)...))
+		p.annotate(p.runner.Warning, slices.Concat([]string{what + ": " + err.Error()}, linesOf(err), hintOf(err)))
 		return
 	}
 	p.warning(what + ": " + err.Error())
+	p.lines(linesOf(err))
 	p.hint(err)
 }
 
@@ -120,13 +127,30 @@ func (p *printer) warning(text string) {
 
 func (p *printer) note(text string) { p.line("", "", text) }
 
+func (p *printer) lines(texts []string) {
+	for _, text := range texts {
+		p.line("", "", text)
+	}
+}
+
+// onRaw says whether the terminal is raw from here on.
+func (p *printer) onRaw(raw bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.raw = raw
+}
+
 func (p *printer) line(colour, kind, text string) {
 	if p.colour && colour != "" {
 		kind = colour + kind + plain
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintf(p.w, "runenv: %s%s\n", kind, oneLine(text))
+	end := "\n"
+	if p.raw {
+		end = "\r\n"
+	}
+	fmt.Fprintf(p.w, "runenv: %s%s%s", kind, oneLine(text), end)
 }
 
 // oneLine makes one line without control characters.

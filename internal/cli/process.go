@@ -32,7 +32,9 @@ type process struct {
 	say      *printer
 	terminal bool
 	board    switchboard
+	detach   bool // what the command leaves running lives on
 	forward  chan os.Signal
+	ended    atomic.Int64 // signals that mean an end, while the command ran
 	close    func()
 
 	// starting is done at the first signal that comes before the child,
@@ -50,6 +52,7 @@ func (a *app) newProcess(command []string, o runOptions) *process {
 		log:     a.logger(o.debug),
 		say:     a.say,
 		dir:     o.step.dir(),
+		detach:  o.onExit == onExitDetach,
 		// The action is signalled by a runner, not by a terminal's keys, even
 		// where somebody started the runner on one.
 		terminal: o.step == nil && proc.OnTerminal(),
@@ -95,6 +98,9 @@ func (p *process) beforeChild(sig os.Signal) {
 }
 
 func (p *process) whileChild(sig os.Signal) {
+	if ends(sig) {
+		p.ended.Add(1)
+	}
 	select {
 	case p.forward <- sig:
 	default: // 64 wait already: it is the same signal again
@@ -141,21 +147,31 @@ func (p *process) orSignal(err error) error {
 	return err
 }
 
-// child runs the command and returns its status. A nil redactor hands the
-// output through untouched.
-func (p *process) child(environ []string, redactor *redact.Redactor) (int, error) {
+// A starter starts a process, as [os.StartProcess] does.
+type starter = func(path string, args []string, attr *os.ProcAttr) (*os.Process, error)
+
+// child runs the command and returns its status; when ctx ends, the command
+// is stopped. A nil redactor hands the output through untouched; a nil start is
+// the usual one.
+func (p *process) child(ctx context.Context, environ []string, redactor *redact.Redactor, start starter) (int, error) {
 	p.board.connect(p.whileChild)
 	if err := p.orSignal(nil); err != nil {
 		return 0, err
 	}
 	var stdout, stderr io.Writer = p.env.Stdout, p.env.Stderr
 	flush := func() error { return nil }
+	var pty *proc.PTY
 	if redactor != nil {
+		if p.terminal && proc.IsTerminal(p.env.Stdout) {
+			pty = &proc.PTY{Stdin: proc.IsTerminal(p.env.Stdin), Stderr: proc.IsTerminal(p.env.Stderr)}
+			p.say.onRaw(true)
+			defer p.say.onRaw(false)
+		}
 		out, errs := redactor.Writer(p.env.Stdout), redactor.Writer(p.env.Stderr)
 		stdout, stderr = out, errs
 		flush = func() error { return errors.Join(out.Close(), errs.Close()) }
 	}
-	status, err := proc.Run(context.Background(), proc.Config{
+	status, err := proc.Run(ctx, proc.Config{
 		Args:     p.command,
 		Env:      environ,
 		Dir:      p.dir,
@@ -164,7 +180,10 @@ func (p *process) child(environ []string, redactor *redact.Redactor) (int, error
 		Stderr:   stderr,
 		Signals:  p.forward,
 		Terminal: p.terminal,
+		PTY:      pty,
+		Detach:   p.detach,
 		Adopt:    true,
+		Start:    start,
 		OnStart:  func(pid int) { p.log.Debug("the command runs", "pid", pid) },
 	})
 	if _, ok := errors.AsType[*proc.StartError](err); ok {

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,21 +14,33 @@ import (
 	"github.com/runenv/action/client"
 	"github.com/runenv/action/internal/ci"
 	"github.com/runenv/action/internal/inject"
-	"github.com/runenv/action/internal/redact"
 )
 
 type runOptions struct {
 	settings
-	ifNoToken   string
-	passCIToken bool
-	noRedact    bool
-	verbose     bool
-	debug       bool
+	ifNoToken    string
+	passCIToken  bool
+	inherit      inherit
+	files        fileOptions
+	noRedact     bool
+	scan         scanOptions
+	onExit       string
+	watchRestart bool
+	explain      bool
+	asJSON       bool
+	verbose      bool
+	debug        bool
 
 	// step is the action's step whose run this is; nil for `runenv run`.
 	step *actionStep
 	// local is the broker in this process; nil where it is another's.
 	local *Local
+}
+
+// inherit says what the command gets of the caller's environment.
+type inherit struct {
+	pristine         bool
+	only, deny, keep []string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -38,9 +52,12 @@ func (a *app) runCommand() *cobra.Command {
 
 RunEnv takes the job's OIDC token, trades it at the broker for a session in one
 role, and leases what --lease names, or else all leases of the role. The command
-gets the leases as environment variables, and what it prints of them is replaced
-by [REDACTED:lease]. When it exits, the session ends: credentials that can be
-revoked are revoked, others expire at a time that --verbose tells.
+gets the leases as environment variables, or as files in memory whose paths the
+variables hold, and what it prints of them is replaced by [REDACTED:lease]. When
+it exits, the session ends: credentials that can be revoked are revoked, others
+expire at a time that --verbose tells. Then what changed in the workspace is
+searched for the values (--scan): one that the command left there makes the run
+fail. The workspace is GITHUB_WORKSPACE, CI_PROJECT_DIR or the working directory.
 
 A lease is a name that the role has, or a reference to a secret that the role
 grants, with the variable that gets it: NPM_TOKEN=vault://secret/ci/npm#token,
@@ -57,7 +74,10 @@ the session; if that is killed too, the broker does, after missed heartbeats.
 Settings come from flags, else from RUNENV_BROKER, RUNENV_ROLE, RUNENV_LEASES
 (with commas, white space or semicolons between) and RUNENV_CA_FILE, else from
 .runenv.yaml in the working directory, which may hold broker, role and leases.
-In CI that file can't set the broker: a pull request could change it.
+In CI that file can't set the broker: a pull request could change it. --pristine,
+--only, --deny, --keep-existing, --files, --scan, --scan-path, --scan-ignore and
+--on-exit can be set by variables too, such as RUNENV_SCAN_PATH, with lines or
+semicolons between the items of a list.
 
 The job's token comes from RUNENV_ID_TOKEN_FILE, RUNENV_ID_TOKEN (GitLab:
 "id_tokens:", with the broker's URL as "aud:") or GitHub Actions ("permissions:
@@ -65,8 +85,9 @@ id-token: write").
 
 Exit status: the command's own; 128+n if signal n killed it; 127 if it wasn't
 found, 126 if it can't be executed; 125 if RunEnv failed before it could run,
-130 or 143 if SIGINT or SIGTERM came before that. A session that couldn't be
-ended, or that the broker ended early, is a warning.`,
+130 or 143 if SIGINT or SIGTERM came before that. A hit of the leak scan is 125
+if the command's own status was 0. A session that couldn't be ended, or that the
+broker ended early, is a warning.`,
 		Example: `  # Everything that the role has:
   runenv run --broker https://runenv.example.com --role deploy -- ./deploy.sh
 
@@ -76,15 +97,21 @@ ended, or that the broker ended early, is a warning.`,
   # Secrets by reference, as far as the role grants them:
   runenv run --lease NPM_TOKEN=vault://secret/ci/npm#token --lease 'APP_*=aws-sm://prod/app' -- npm publish
 
+  # What would it get?
+  runenv run --role deploy --explain
+
   # Pull requests from forks get no token: run their tests without leases.
   runenv run --if-no-token=run -- make test`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
+			if len(args) == 0 && !o.explain {
 				return &usageError{"no command to run was given", cmd.CommandPath()}
 			}
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := fromVariables(cmd.Flags(), a.env.Getenv); err != nil {
+				return err
+			}
 			if err := o.check(cmd.CommandPath()); err != nil {
 				return err
 			}
@@ -106,18 +133,49 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.leases, "lease", nil, "`NAME` of a lease, or VARIABLE=REFERENCE, once for each; default: all of the role's ($"+varLeases+")")
 	f.StringVar(&o.ifNoToken, "if-no-token", "fail", "`WHAT` to do where the CI gives no token: fail, skip (status 0) or run without leases")
 	f.BoolVar(&o.passCIToken, "pass-ci-token", false, "leave the CI's token variables in the command's environment")
+	f.BoolVar(&o.inherit.pristine, "pristine", false, "let the command inherit nothing but what a login gives, such as PATH and HOME, and what --only names")
+	f.StringArrayVar(&o.inherit.only, "only", nil, "let the command inherit variables whose name matches the `GLOB`, and no others; once for each")
+	f.StringArrayVar(&o.inherit.deny, "deny", nil, "let the command inherit no variable whose name matches the `GLOB`; once for each")
+	f.StringArrayVar(&o.inherit.keep, "keep-existing", nil, "leave the variable `NAME` as it is, if it is set, though a lease sets it too; once for each")
+	fileFlags(f, &o.files)
 	f.BoolVar(&o.noRedact, "no-redact", false, "hand the output through untouched, values and all")
+	f.StringVar(&o.scan.mode, "scan", scanFail, "`WHAT` to do about values that the command left in files: fail, scrub (overwrite them), warn, or off")
+	f.StringArrayVar(&o.scan.paths, "scan-path", nil, "search the file or folder `PATH` too, beside the workspace; once for each")
+	f.StringArrayVar(&o.scan.ignore, "scan-ignore", nil, "leave out files and folders that match the `GLOB`, like **/tfplan; once for each")
+	f.StringVar(&o.onExit, "on-exit", onExitKill, "`WHAT` becomes of processes that the command leaves running: kill, or detach (they live on)")
+	f.BoolVar(&o.watchRestart, "watch-restart", false, "when a lease runs out, lease it anew, stop the command and start it again")
+	f.BoolVar(&o.explain, "explain", false, "say what the command would get, from which lease and how; lease and run nothing")
+	f.BoolVar(&o.asJSON, "json", false, "with --explain: as JSON")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "say on stderr what became of each lease")
 	f.BoolVar(&o.debug, "debug", false, "log to stderr what is done; never a value or a token")
 }
 
+const (
+	onExitKill   = "kill"
+	onExitDetach = "detach"
+)
+
 // check refuses what can't be meant; command is the one whose flags they are.
 func (o *runOptions) check(command string) error {
-	switch o.ifNoToken {
-	case "fail", "skip", "run":
-		return nil
+	for _, choice := range []struct {
+		flag, is string
+		among    []string
+	}{
+		{"if-no-token", o.ifNoToken, []string{"fail", "skip", "run"}},
+		{"on-exit", o.onExit, []string{onExitKill, onExitDetach}},
+		{"scan", o.scan.mode, scanModes},
+	} {
+		if last := len(choice.among) - 1; !slices.Contains(choice.among, choice.is) {
+			return &usageError{fmt.Sprintf("--%s is %q, and not %s or %s", choice.flag, choice.is, strings.Join(choice.among[:last], ", "), choice.among[last]), command}
+		}
 	}
-	return &usageError{fmt.Sprintf("--if-no-token is %q, and not fail, skip or run", o.ifNoToken), command}
+	if o.asJSON && !o.explain {
+		return &usageError{"--json is for --explain", command}
+	}
+	if err := o.scan.check(); err != nil {
+		return &usageError{"--scan-ignore: " + err.Error(), command}
+	}
+	return o.files.check(command)
 }
 
 // run is `runenv run`: DESIGN section 9, in its order.
@@ -131,45 +189,56 @@ func (a *app) run(o runOptions, command []string) error {
 	}
 	p := a.newProcess(command, o)
 	defer p.close()
+	go a.sweepFiles() // it is over before a command could begin, or does no harm
 
 	source, err := a.detect()
-	if _, none := errors.AsType[*ci.NoTokenError](err); none && o.ifNoToken != "fail" {
+	if _, none := errors.AsType[*ci.NoTokenError](err); none && o.ifNoToken != "fail" && !o.explain {
 		return a.withoutToken(p, o)
 	}
 	if err != nil {
 		return err
 	}
-	if err := o.complete(); err != nil {
-		return err
-	}
-	ca, err := o.ca()
+	s, ca, starting, err := a.open(p, &o, source)
 	if err != nil {
 		return err
+	}
+	if o.explain {
+		return a.explain(p, s, &o)
+	}
+	return a.inSession(p, s, &o, ca, starting)
+}
+
+// open makes the session, and starts a guardian beside that if leases are to be
+// taken. It returns the CA that vouches for the broker, if one was named.
+func (a *app) open(p *process, o *runOptions, source ci.Source) (s *client.Session, ca []byte, starting <-chan started, err error) {
+	if err := o.complete(); err != nil {
+		return nil, nil, nil, err
+	}
+	if ca, err = o.ca(); err != nil {
+		return nil, nil, nil, err
 	}
 	cfg := client.Config{URL: o.broker, Source: source, CAPEM: ca, Log: p.log, Wait: p.wait}
 	switch {
 	case o.local != nil:
 		if cfg.Transport, err = o.local.Open(source); err != nil {
-			return err
+			return nil, nil, nil, err
 		}
 	case ca == nil:
 		cfg.Transport = a.transport
 	}
 	c, err := client.New(cfg)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
 	p.log.Debug("asking for a session", "broker", o.broker, "role", o.role, "token", source.Name())
-	var starting <-chan started
-	if o.local == nil {
+	if o.local == nil && !o.explain {
 		starting = startGuardian()
 	}
-	s, err := p.open(c, o.role)
-	if err != nil {
+	if s, err = p.open(c, o.role); err != nil {
 		dismiss(starting)
-		return err
+		return nil, nil, nil, err
 	}
-	return a.inSession(p, s, o, ca, starting)
+	return s, ca, starting, nil
 }
 
 // withoutToken is for forks and Dependabot.
@@ -182,19 +251,18 @@ func (a *app) withoutToken(p *process, o runOptions) error {
 	if err := o.step.skipped(false); err != nil {
 		return err
 	}
-	environ, err := a.environ(nil, o.passCIToken)
+	environ, err := inject.Environ(a.env.Environ, nil, o.injection(nil))
 	if err != nil {
 		return err
 	}
-	status, err := p.child(environ, nil)
-	a.status = status
+	a.status, err = p.child(context.Background(), environ, nil, nil)
 	return err
 }
 
 // inSession leases, runs the command and ends the session, whatever happens.
-func (a *app) inSession(p *process, s *client.Session, o runOptions, ca []byte, starting <-chan started) error {
-	held := a.hold(p, s, ca, starting)
-	defer func() { o.step.ended(held.end(o.verbose || o.debug)) }()
+func (a *app) inSession(p *process, s *client.Session, o *runOptions, ca []byte, starting <-chan started) (err error) {
+	d := &delivery{a: a, p: p, o: o, session: s, held: a.hold(p, s, o, ca, starting)}
+	defer func() { err = d.end(err) }()
 
 	if err := o.step.opened(s); err != nil {
 		return err
@@ -207,17 +275,14 @@ func (a *app) inSession(p *process, s *client.Session, o runOptions, ca []byte, 
 		return err
 	}
 	p.log.Debug("leased", "session", s.ID(), "leases", leaseNames(leases))
-	environ, err := a.environ(leases, o.passCIToken)
-	if err != nil {
-		return err
-	}
 	if o.verbose || o.debug {
 		for _, l := range leases {
 			a.say.note(fmt.Sprintf("lease %q is leased: %s", l.Name, promise(l)))
 		}
 	}
-	held.warnBeforeExpiry(leases, s.HardEnd())
-	a.status, err = p.child(environ, a.redactor(leases, o.noRedact))
+	d.held.warnBeforeExpiry(leases, s.HardEnd())
+	d.take(leases)
+	a.status, err = d.run()
 	return err
 }
 
@@ -229,36 +294,12 @@ func leaseNames(leases []api.Lease) string {
 	return strings.Join(names, " ")
 }
 
-// environ is the command's environment.
-func (a *app) environ(leases []api.Lease, passCIToken bool) ([]string, error) {
-	var vars []inject.Var
-	for _, lease := range leases {
-		for _, v := range lease.Env {
-			vars = append(vars, inject.Var{Name: v.Name, Value: v.Value.Value, Lease: lease.Name})
-		}
+// injection is what the flags say of the environment. A variable that vars
+// doesn't set needn't be kept.
+func (o *runOptions) injection(vars []inject.Var) inject.Options {
+	opt := inject.Options{PassCIToken: o.passCIToken, Pristine: o.inherit.pristine, Only: o.inherit.only, Deny: o.inherit.deny}
+	if vars != nil {
+		opt.Keep = o.inherit.keep
 	}
-	return inject.Environ(a.env.Environ, vars, inject.Options{PassCIToken: passCIToken})
-}
-
-// redactor hides what the broker says is to be hidden; nil if that is nothing.
-func (a *app) redactor(leases []api.Lease, noRedact bool) *redact.Redactor {
-	if noRedact {
-		return nil
-	}
-	var secrets []redact.Secret
-	for _, lease := range leases {
-		for _, v := range lease.Env {
-			if v.Mask {
-				secrets = append(secrets, redact.Secret{Lease: lease.Name, Value: v.Value.Value})
-			}
-		}
-	}
-	if len(secrets) == 0 {
-		return nil
-	}
-	r := redact.New(secrets)
-	for _, name := range r.Short() {
-		a.say.warning(fmt.Sprintf("lease %q has a value of under %d bytes: that one isn't hidden in the output", name, redact.MinBytes))
-	}
-	return r
+	return opt
 }

@@ -39,6 +39,57 @@ type settings struct {
 	refusedBroker bool
 }
 
+// flagVariables are the flags that a variable can stand in for, so that a
+// job's definition can set them for every `runenv run` of the job. Each is
+// RUNENV_ and the flag's name. Lists have lines or semicolons between.
+var flagVariables = [...]string{
+	"pristine", "only", "deny", "keep-existing", "files", "scan", "scan-path", "scan-ignore", "on-exit",
+}
+
+func variableFor(flag string) string {
+	return "RUNENV_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// fromVariables sets the flags that weren't given.
+func fromVariables(f *pflag.FlagSet, getenv func(string) string) error {
+	for _, name := range flagVariables {
+		flag, variable := f.Lookup(name), variableFor(name)
+		if flag.Changed {
+			continue
+		}
+		if err := setFlag(flag, getenv(variable)); err != nil {
+			return &settingError{fmt.Sprintf("%s: %v", variable, err), ""}
+		}
+	}
+	return nil
+}
+
+// setFlag gives a flag a value from elsewhere than the command line: of a list
+// several. Nothing but white space is nothing.
+func setFlag(flag *pflag.Flag, text string) error {
+	text = strings.TrimSpace(text)
+	items := []string{text}
+	switch flag.Value.Type() {
+	case "stringArray":
+		items = strings.FieldsFunc(text, func(r rune) bool { return r == ';' || r == '\n' || r == '\r' })
+	case "bool":
+		switch text {
+		case "", "true", "True", "TRUE", "false", "False", "FALSE": // YAML's, as in GitHub's own actions
+		default:
+			return fmt.Errorf("it is %q, and not true or false", text)
+		}
+	}
+	for _, item := range items {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		if err := flag.Value.Set(item); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // brokerFlags are those by which a command finds the broker.
 func brokerFlags(f *pflag.FlagSet, s *settings) {
 	f.StringVar(&s.broker, "broker", "", "the broker's `URL`, as its configuration has it ($"+varBroker+")")

@@ -17,6 +17,12 @@ const (
 // globs are patterns by segment.
 type globs [][]string
 
+// CheckIgnore says which pattern of [Config].Ignore makes no sense.
+func CheckIgnore(patterns []string) error {
+	_, err := compileGlobs(patterns)
+	return err
+}
+
 func compileGlobs(patterns []string) (globs, error) {
 	if len(patterns) > maxGlobs {
 		return nil, fmt.Errorf("%d patterns to ignore, more than %d", len(patterns), maxGlobs)

@@ -51,6 +51,10 @@ func New(secrets []Secret) *Redactor {
 // Short lists the leases with a value that is too short to be hidden.
 func (r *Redactor) Short() []string { return r.set.Short() }
 
+// Needles are what it looks for, so that others look for the same. They are
+// its own: [Redactor.Wipe] wipes them.
+func (r *Redactor) Needles() *needle.Set { return r.set }
+
 // Bytes returns b with every hit replaced; b itself if there is none.
 func (r *Redactor) Bytes(b []byte) []byte {
 	var c cover

@@ -1,0 +1,216 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/client"
+	"github.com/runenv/action/internal/inject"
+	"github.com/runenv/action/internal/redact"
+)
+
+// restartGrace is how long a command that is to be started again has to stop.
+const restartGrace = 10 * time.Second
+
+// A delivery is the leases of a session on their way to one command, and what
+// is to be hidden and looked for because of them.
+type delivery struct {
+	a       *app
+	p       *process
+	o       *runOptions
+	session *client.Session
+	held    *held
+
+	leases  []api.Lease     // that the command gets
+	secrets []redact.Secret // of these and of all that they replaced
+	hiding  *redact.Redactor
+	warned  map[string]bool // leases with a value too short to hide
+	search  *leakSearch     // nil before the command
+}
+
+// take adds leases to what is delivered.
+func (d *delivery) take(leases []api.Lease) {
+	d.leases = append(d.leases, leases...)
+	for _, l := range leases {
+		d.add(secretsOf(l))
+	}
+}
+
+func (d *delivery) add(secrets []redact.Secret) {
+	for _, s := range secrets {
+		if !slices.ContainsFunc(d.secrets, func(have redact.Secret) bool { return bytes.Equal(have.Value.Reveal(), s.Value.Reveal()) }) {
+			d.secrets = append(d.secrets, s)
+		}
+	}
+}
+
+// secretsOf are the values of a lease that the broker says are to be hidden.
+func secretsOf(l api.Lease) []redact.Secret {
+	var out []redact.Secret
+	for _, v := range l.Env {
+		if v.Mask {
+			out = append(out, redact.Secret{Lease: l.Name, Value: v.Value.Value})
+		}
+	}
+	for _, f := range l.Files {
+		if f.Mask {
+			out = append(out, redact.Secret{Lease: l.Name, Value: f.Value.Value})
+		}
+	}
+	for _, v := range l.Hide {
+		out = append(out, redact.Secret{Lease: l.Name, Value: v.Value})
+	}
+	return out
+}
+
+// environ is the command's environment, with the paths of its files.
+func (d *delivery) environ(paths []inject.Var) ([]string, error) {
+	vars := append([]inject.Var{}, paths...)
+	for _, l := range d.leases {
+		for _, v := range l.Env {
+			vars = append(vars, inject.Var{Name: v.Name, Value: v.Value.Value, Lease: l.Name})
+		}
+	}
+	return inject.Environ(d.a.env.Environ, vars, d.o.injection(vars))
+}
+
+// run runs the command, with --watch-restart as often as it is to, and returns
+// its last status.
+func (d *delivery) run() (int, error) {
+	for {
+		status, again, err := d.once()
+		if err != nil || !again {
+			return status, err
+		}
+	}
+}
+
+// hide makes ready to hide all values. Nobody writes through what it replaces.
+func (d *delivery) hide() {
+	if d.hiding != nil {
+		d.hiding.Wipe()
+		d.hiding = nil
+	}
+	if len(d.secrets) == 0 || d.o.noRedact && d.o.scan.mode == scanOff {
+		return
+	}
+	d.hiding = redact.New(d.secrets)
+	for _, name := range d.hiding.Short() {
+		if !d.warned[name] {
+			if d.warned == nil {
+				d.warned = map[string]bool{}
+			}
+			d.warned[name] = true
+			d.a.say.warning(fmt.Sprintf("lease %q has a value of under %d bytes: that one isn't hidden in the output", name, redact.MinBytes))
+		}
+	}
+}
+
+// once runs the command once; again says that it was stopped to get other
+// values.
+func (d *delivery) once() (status int, again bool, err error) {
+	files, err := d.a.deliver(d.p, d.held, d.leases, d.o.files)
+	if err != nil {
+		return 0, false, err
+	}
+	defer files.remove()
+	d.add(files.secrets)
+	environ, err := d.environ(files.vars)
+	if err != nil {
+		return 0, false, err
+	}
+	d.hide()
+	if d.search == nil {
+		d.search = d.beginSearch()
+	}
+	hiding := d.hiding
+	if d.o.noRedact {
+		hiding = nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	over, restart := make(chan struct{}), make(chan bool, 1)
+	go func() { restart <- d.awaitRestart(over, cancel) }()
+	status, err = d.p.child(ctx, environ, hiding, files.start)
+	close(over)
+	return status, <-restart, files.startError(err)
+}
+
+// awaitRestart waits until a lease is replaced or the command is over, and
+// stops the command in the first case. A signal that comes meanwhile from
+// elsewhere means that it isn't to be started again.
+func (d *delivery) awaitRestart(over <-chan struct{}, kill context.CancelFunc) bool {
+	select {
+	case <-over:
+		return false
+	case r := <-d.held.replaced:
+		d.replace(r)
+	}
+	before := d.p.ended.Load()
+	d.a.say.note("the command is stopped and started again, with other values")
+	d.p.forward <- syscall.SIGTERM
+	grace := time.NewTimer(restartGrace)
+	defer grace.Stop()
+	select {
+	case <-over:
+	case <-grace.C:
+		kill()
+		<-over
+	}
+	for {
+		select {
+		case r := <-d.held.replaced: // two at a time are one restart
+			d.replace(r)
+		default:
+			return d.p.ended.Load() == before
+		}
+	}
+}
+
+// replace puts a lease in the place of another. What was hidden stays hidden:
+// the old value may still turn up.
+func (d *delivery) replace(r replacement) {
+	d.a.say.note(fmt.Sprintf("lease %q is leased anew: %s", r.by.Name, promise(r.by)))
+	d.leases = slices.DeleteFunc(d.leases, func(l api.Lease) bool { return l.ID == r.old })
+	d.take([]api.Lease{r.by})
+}
+
+// end ends the session, looks for what the command left of its leases, and
+// forgets them. It returns what the run fails with, which is err if that isn't
+// nil.
+func (d *delivery) end(err error) error {
+	ended, endErr := d.held.end(d.o.verbose || d.o.debug)
+	d.held.letGo(endErr == nil)
+	found := d.find()
+	d.o.step.ended(ended, endErr, found)
+	if found != nil && err == nil && found.fails() && d.a.status == 0 {
+		d.a.status = exitFailure
+	}
+	d.forget()
+	return err
+}
+
+// forget overwrites the values that this process holds.
+func (d *delivery) forget() {
+	if d.hiding != nil {
+		d.hiding.Wipe()
+	}
+	for _, s := range d.secrets {
+		clear(s.Value.Reveal())
+	}
+}
+
+// report tells the broker's audit log of what --scan was told or found.
+func (d *delivery) report(r api.Report) {
+	ctx, cancel := context.WithTimeout(d.p.ending, endTimeout)
+	defer cancel()
+	if err := d.session.Report(ctx, r); err != nil && !errors.Is(err, context.Canceled) {
+		d.a.say.problem("the broker's audit log doesn't tell of the leak scan", err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/broker/lease"
+	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/providers"
 )
@@ -103,7 +104,7 @@ func toAPI(err error) *api.Error {
 			Description: "the back end has no such field: " + printable(m.Error(), maxMissing),
 		}
 	}
-	if c, ok := errors.AsType[*lease.CollisionError](err); ok {
+	if c, ok := errors.AsType[*shape.CollisionError](err); ok {
 		return &api.Error{Status: http.StatusBadRequest, Code: api.CodeInvalidRequest, Description: c.Error()}
 	}
 	switch {

@@ -45,8 +45,8 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, request string) e
 	if err != nil {
 		return b.refuseLeases(r, request, s, g, err)
 	}
-	if name := collision(g.definitions); name != "" {
-		return b.refuseLeases(r, request, s, g, &lease.CollisionError{Variable: name})
+	if err := collision(g.definitions); err != nil {
+		return b.refuseLeases(r, request, s, g, err)
 	}
 	for _, id := range in.Replaces {
 		if _, err := b.own(r.Context(), s, id); err != nil {
@@ -69,11 +69,7 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, request string) e
 	}
 	answer := api.Leases{Checkpoint: b.cfg.Audit.Latest()}
 	for _, is := range issued {
-		out := wire([]store.Lease{is.Lease})[0]
-		for _, v := range is.Env {
-			out.Env = append(out.Env, api.Var{Name: v.Name, Value: api.NewValue(v.Value), Mask: v.Mask, File: v.File})
-		}
-		answer.Leases = append(answer.Leases, out)
+		answer.Leases = append(answer.Leases, delivered(is))
 		b.metrics.issued.WithLabelValues(is.Lease.Provider).Inc()
 	}
 	return writeJSON(w, http.StatusOK, answer)
@@ -151,6 +147,22 @@ func (b *Broker) endLease(w http.ResponseWriter, r *http.Request, request string
 		return err
 	}
 	return writeJSON(w, http.StatusOK, api.Ended{Leases: wire([]store.Lease{ended})})
+}
+
+// delivered is how a lease looks to a client with its values.
+func delivered(is lease.Issued) api.Lease {
+	out := wire([]store.Lease{is.Lease})[0]
+	for _, v := range is.Env {
+		if v.File == "" {
+			out.Env = append(out.Env, api.Var{Name: v.Name, Value: api.NewValue(v.Value), Mask: v.Mask})
+			continue
+		}
+		out.Files = append(out.Files, api.File{Variable: v.Name, Name: v.File, Value: api.NewValue(v.Value), Mask: v.Mask, Kind: v.Kind})
+	}
+	for _, v := range is.Hide {
+		out.Hide = append(out.Hide, api.NewValue(v))
+	}
+	return out
 }
 
 // wire is how rows look to a client, without values.

@@ -131,17 +131,16 @@ func (r *Rules) reference(g grant, c credential) (lease.Definition, error) {
 	return def, nil
 }
 
-// collision returns the name that two variables of the definitions have, as far
-// as is known before anything is issued.
-func collision(definitions []lease.Definition) string {
-	set := map[string]bool{}
+// collision says that two variables or files of the definitions have one name,
+// as far as is known before anything is issued.
+func collision(definitions []lease.Definition) error {
+	var slots shape.Slots
 	for _, def := range definitions {
 		for _, v := range def.Env {
-			if v.Name != shape.All && set[v.Name] {
-				return v.Name
+			if err := slots.Add(v); err != nil {
+				return err
 			}
-			set[v.Name] = true
 		}
 	}
-	return ""
+	return nil
 }

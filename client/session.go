@@ -205,6 +205,11 @@ func (s *Session) authorize(r *http.Request) error { return s.prover.prove(r, s.
 
 // Lease takes leases by their names in the role; no name means all of the
 // role's. Either all are given or none. A refusal is an [*Error].
+//
+// A lease's Env are variables. Its Files are variables too, which hold the path
+// of a file that the caller makes, in memory and for nobody else to read; they
+// are checked ([api.File.Check]). Whatever stands in either with Mask, and in
+// Hide, is to be hidden in what the command prints.
 func (s *Session) Lease(ctx context.Context, names ...string) ([]api.Lease, error) {
 	return s.LeaseAll(ctx, api.LeaseRequest{Leases: names})
 }
@@ -242,6 +247,13 @@ func (s *Session) LeaseAll(ctx context.Context, request api.LeaseRequest) ([]api
 		return nil, err
 	}
 	cleanLeases(answer.Leases)
+	for _, l := range answer.Leases {
+		for _, f := range l.Files {
+			if err := f.Check(); err != nil {
+				return nil, fmt.Errorf("leasing %q: the answer can't be used: %w", l.Name, err)
+			}
+		}
+	}
 	return answer.Leases, nil
 }
 

@@ -53,6 +53,9 @@ const (
 	MaxError        = 256 << 10
 )
 
+// MaxFile bounds the value of one [File], in bytes.
+const MaxFile = 4 << 20
+
 // MaxLeaseNames bounds the names and references in one lease request together,
 // and the leases that it replaces.
 const MaxLeaseNames = 100
@@ -107,27 +110,72 @@ type Lease struct {
 	Hide []Value `json:"hide,omitempty"`
 }
 
+// Kinds of a [File].
+const (
+	// KindAWSProfile is a section of an AWS credentials file. Several files of
+	// one variable and one name are put together into one.
+	KindAWSProfile = "aws-profile"
+	// KindDockerConfig is a config.json, which is merged with the job's own; the
+	// variable holds the path of the folder that it lies in.
+	KindDockerConfig = "docker-config"
+)
+
 // A File is a variable of a lease that holds the path of a file, which the
-// client makes in memory.
+// client makes in memory. Check it with [File.Check].
 type File struct {
 	Variable string `json:"variable"`
-	Name     string `json:"name"` // the file's base name
-	Value    Value  `json:"value"`
-	Mask     bool   `json:"mask"`
-	// Kind says what the client makes of it: empty for the value as it is,
-	// aws-profile for a section of a configuration that several leases share,
-	// docker-config for one that is merged with the job's own.
+	// Name is the file's base name, or for KindDockerConfig its folder's. No two
+	// files of an answer have one, but for those that are put together.
+	Name  string `json:"name"`
+	Value Value  `json:"value"`
+	Mask  bool   `json:"mask"`
+	// Kind says what the client makes of it: empty for the value as it is.
 	Kind string `json:"kind,omitempty"`
 }
 
+// Check reports what a client can't do with the file: a variable that no lease
+// may set, a name that isn't plain, over 4 MiB, a kind that isn't known. Its
+// error holds nothing of a value.
+func (f File) Check() error {
+	if err := CheckVariable(f.Variable); err != nil {
+		return err
+	}
+	switch {
+	case f.Value.Len() > MaxFile:
+		return fmt.Errorf("the file of the variable %s has over %d bytes", f.Variable, MaxFile)
+	case f.Kind != "" && f.Kind != KindAWSProfile && f.Kind != KindDockerConfig:
+		return fmt.Errorf("the file of the variable %s is of a kind that this version doesn't know", f.Variable)
+	}
+	return CheckFileName(f.Name)
+}
+
+// CheckFileName reports why a file can't have that base name: it is a letter,
+// digit or _, then up to 127 of these and . and -. Its error doesn't hold the
+// name.
+func CheckFileName(name string) error {
+	for i := range len(name) {
+		c := name[i]
+		plain := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
+		if !plain && (i == 0 || c != '.' && c != '-') {
+			return errFileName
+		}
+	}
+	if name == "" || len(name) > maxFileName {
+		return errFileName
+	}
+	return nil
+}
+
+const maxFileName = 128
+
+var errFileName = fmt.Errorf("not a plain file name: a letter, digit or _, then these, . and -, %d at most", maxFileName)
+
 // A Var is an environment variable of a lease. Mask says whether the value is
-// to be hidden in output; with File the value goes into a file, whose path the
-// variable holds.
+// to be hidden in output.
 type Var struct {
 	Name  string `json:"name"`
 	Value Value  `json:"value"`
 	Mask  bool   `json:"mask"`
-	File  bool   `json:"file,omitempty"`
 }
 
 // Ended answers the end of a session or of a lease. Leases that are still

@@ -129,7 +129,7 @@ type Provider struct {
 type Lease struct {
 	Name     string
 	Provider string
-	Env      []EnvVar      // in the file's order; none: the definition's defaults
+	Env      []EnvVar      // of env and then file, in the file's order; none: the definition's defaults
 	TTL      time.Duration // zero if absent: the lease engine's default
 	MaxTTL   time.Duration // 24h if absent
 

@@ -449,7 +449,7 @@ func (l *loader) addLease(e *entry[rawLease]) {
 	}
 	lease := Lease{
 		Name: e.name.Value, Provider: v.Provider.Value, TTL: v.TTL, MaxTTL: v.MaxTTL, Pos: e.name.Pos,
-		Decode: l.opt.decoder(v.Rest, e.path, []string{"provider", "env", "ttl", "max_ttl"}),
+		Decode: l.opt.decoder(v.Rest, e.path, []string{"provider", "env", "file", "ttl", "max_ttl"}),
 	}
 	if !slices.ContainsFunc(l.file.Providers, func(p Provider) bool { return p.Name == lease.Provider }) && !l.troubled(e.path+".provider") {
 		var names []string
@@ -461,6 +461,10 @@ func (l *loader) addLease(e *entry[rawLease]) {
 	if v.Env != nil {
 		lease.Env = *v.Env
 	}
+	if v.File != nil {
+		lease.Env = append(lease.Env, *v.File...)
+	}
+	l.checkSlots(e, lease.Env)
 	if lease.MaxTTL == 0 {
 		lease.MaxTTL = maxTTL
 	}
@@ -473,11 +477,29 @@ func (l *loader) addLease(e *entry[rawLease]) {
 	l.file.Leases = append(l.file.Leases, lease)
 	spec := policy.LeaseSpec{Name: e.name, Text: hash(e.node)}
 	for _, variable := range lease.Env {
-		if variable.Name != shape.All {
+		// Several leases may each add an AWS profile to one file: what
+		// stands against that is found when the leases are opened.
+		if variable.Name != shape.All && variable.Profile == "" {
 			spec.Env = append(spec.Env, policy.Text{Value: variable.Name, Pos: variable.Pos})
 		}
 	}
 	l.spec.Leases = append(l.spec.Leases, spec)
+}
+
+// checkSlots reports variables and files of one lease that have one name.
+func (l *loader) checkSlots(e *entry[rawLease], vars []EnvVar) {
+	var slots shape.Slots
+	seen := map[string]bool{}
+	for _, v := range vars {
+		err := slots.Add(v.Var)
+		if err == nil && seen[v.Name] {
+			err = errors.New("a variable that stands under env and file")
+		}
+		seen[v.Name] = true
+		if err != nil {
+			l.add(v.Pos, e.path, err.Error(), "give each a name of its own")
+		}
+	}
 }
 
 // compile adds policy's problems, but for those of entries that have one

@@ -125,7 +125,7 @@ type rawProvider struct {
 type rawLease struct {
 	Provider policy.Text   `yaml:"provider"`
 	Env      *rawEnv       `yaml:"env"`
-	File     unsupported   `yaml:"file"`
+	File     *rawFiles     `yaml:"file"`
 	When     unsupported   `yaml:"when"`
 	TTL      time.Duration `yaml:"ttl"`
 	MaxTTL   time.Duration `yaml:"max_ttl"`
@@ -136,9 +136,22 @@ type rawLease struct {
 type rawEnv []EnvVar
 
 func (e *rawEnv) fromNode(d *decoder, n *node, path string) {
+	*e = d.variables(n, path, false)
+}
+
+// rawFiles is the file of a lease.
+type rawFiles []EnvVar
+
+func (f *rawFiles) fromNode(d *decoder, n *node, path string) {
+	*f = d.variables(n, path, true)
+}
+
+// variables reads a mapping from variables to what goes into them, or, with
+// files, into the files whose paths they hold.
+func (d *decoder) variables(n *node, path string, files bool) (vars []EnvVar) {
 	if n.kind != mapping {
 		d.add(n, path, "not a mapping", "write VARIABLE: field")
-		return
+		return nil
 	}
 	if len(n.keys) == 0 {
 		d.add(n, path, "sets no variable", "write VARIABLE: field")
@@ -146,6 +159,10 @@ func (e *rawEnv) fromNode(d *decoder, n *node, path string) {
 	for i, key := range n.keys {
 		value := n.items[i]
 		at := pathTo(path, key, value)
+		if files && key.text == shape.All {
+			d.add(key, path, `"*" is for env alone`, "each file has a variable of its own")
+			continue
+		}
 		if key.text != shape.All {
 			if err := api.CheckVariable(key.text); err != nil {
 				d.add(key, path, err.Error(), "")
@@ -165,12 +182,20 @@ func (e *rawEnv) fromNode(d *decoder, n *node, path string) {
 		if len(d.problems) > before {
 			continue
 		}
+		switch {
+		case files && v.File == "":
+			v.File = shape.DefaultFile(v.Name)
+		case !files && v.File != "" && !strings.HasSuffix(v.Name, shape.FileSuffix):
+			d.add(value, at, "name is for files", "write the variable under file:, or give it a name that ends in "+shape.FileSuffix)
+			continue
+		}
 		if err := v.Check(); err != nil {
 			d.add(value, at, err.Error(), hintOf(err))
 			continue
 		}
-		*e = append(*e, v)
+		vars = append(vars, v)
 	}
+	return vars
 }
 
 func (v *EnvVar) fromMapping(d *decoder, n *node, path string) {
@@ -184,10 +209,16 @@ func (v *EnvVar) fromMapping(d *decoder, n *node, path string) {
 		Decode   string       `yaml:"decode"`
 		Template *rawTemplate `yaml:"template"`
 		As       string       `yaml:"as"`
+		Name     string       `yaml:"name"`
+		Profile  string       `yaml:"profile"`
+		Registry string       `yaml:"registry"`
+		Server   string       `yaml:"server"`
+		CA       string       `yaml:"ca"`
 	}
 	d.decode(n, valueOf(&raw), path)
 	v.Field, v.Prefix, v.Fields = raw.Field, raw.Prefix, raw.Fields
 	v.Optional, v.Default, v.Decode, v.As = raw.Optional, raw.Default, raw.Decode, raw.As
+	v.File, v.Profile, v.Registry, v.Server, v.CA = raw.Name, raw.Profile, raw.Registry, raw.Server, raw.CA
 	if raw.Template != nil {
 		v.Template = raw.Template.Template
 	}

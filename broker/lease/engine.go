@@ -34,6 +34,8 @@ const (
 	// maxAnswerBytes bounds the values of one request's leases together, in
 	// bytes: in base64 they must fit an answer.
 	maxAnswerBytes = 16 << 20
+	// overheadBytes is what stands around a value in an answer at most.
+	overheadBytes = 128
 	// maxParallel bounds the provider calls of one request or one end. It is
 	// more than most requests have leases, so that they take one round trip;
 	// what ends credentials is bounded by provider besides (turns).
@@ -66,7 +68,7 @@ type Definition struct {
 // An Issued lease is a row and what it delivers.
 type Issued struct {
 	Lease store.Lease
-	Env   []shape.Out
+	shape.Made
 }
 
 // A Failure says which lease of a request failed. It wraps the provider's
@@ -111,13 +113,6 @@ func (e *ShapeError) Error() string { return e.Err.Error() }
 
 // Unwrap returns providers.ErrMalformed.
 func (*ShapeError) Unwrap() error { return providers.ErrMalformed }
-
-// A CollisionError says that two variables of a request have one name.
-type CollisionError struct{ Variable string }
-
-func (e *CollisionError) Error() string {
-	return fmt.Sprintf("two variables of the request are named %s", e.Variable)
-}
 
 // An Event tells of a lease that was renewed, or that nears its end and can't
 // be (Expiring), or, with no Lease, of a session that ended.

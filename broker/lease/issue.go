@@ -42,7 +42,7 @@ type item struct {
 	ttl   time.Duration
 	login *login
 	cred  *providers.Credential
-	env   []shape.Out
+	made  shape.Made
 	err   error
 }
 
@@ -113,7 +113,7 @@ func (e *Engine) Issue(ctx context.Context, req Request) ([]Issued, error) {
 func (p *plan) issued() []Issued {
 	issued := make([]Issued, len(p.items))
 	for i, it := range p.items {
-		issued[i] = Issued{Lease: it.row, Env: it.env}
+		issued[i] = Issued{Lease: it.row, Made: it.made}
 	}
 	return issued
 }
@@ -390,13 +390,13 @@ func (e *Engine) issueAll(ctx context.Context, p *plan) error {
 			return
 		}
 		e.shorten(ctx, it, req.Login)
-		it.env, it.err = it.def.shaped(it.cred.Fields)
+		it.made, it.err = it.def.shaped(it.cred.Fields)
 	})
 	return p.deliverable()
 }
 
 // shaped makes the variables of a credential.
-func (d Definition) shaped(fields map[string]secret.Value) ([]shape.Out, error) {
+func (d Definition) shaped(fields map[string]secret.Value) (shape.Made, error) {
 	vars := d.Env
 	if d.Sole && len(fields) == 1 {
 		vars = slices.Clone(d.Env)
@@ -411,10 +411,10 @@ func (d Definition) shaped(fields map[string]secret.Value) ([]shape.Out, error) 
 	}
 	out, err := shape.Apply(vars, fields)
 	if missing, ok := errors.AsType[*shape.MissingError](err); ok {
-		return nil, fmt.Errorf("%w: %w", missing, providers.ErrNotFound)
+		return out, fmt.Errorf("%w: %w", missing, providers.ErrNotFound)
 	}
 	if err != nil {
-		return nil, &ShapeError{err}
+		return out, &ShapeError{err}
 	}
 	return out, nil
 }
@@ -423,7 +423,7 @@ func (d Definition) shaped(fields map[string]secret.Value) ([]shape.Out, error) 
 func (p *plan) deliverable() error {
 	total := 0
 	missing := &MissingError{}
-	variables := map[string]bool{}
+	var slots shape.Slots
 	var failure error
 	for _, it := range p.items {
 		lacks, isMissing := errors.AsType[*shape.MissingError](it.err)
@@ -434,12 +434,14 @@ func (p *plan) deliverable() error {
 		case it.err != nil:
 			return &Failure{Lease: it.row.Name, Err: it.err}
 		}
-		for _, v := range it.env {
-			total += v.Value.Len()
-			if variables[v.Name] && failure == nil {
-				failure = &CollisionError{Variable: v.Name}
+		for _, v := range it.made.Env {
+			total += v.Value.Len() + len(v.Name) + len(v.File) + overheadBytes
+			if err := slots.AddOut(v); err != nil && failure == nil {
+				failure = err
 			}
-			variables[v.Name] = true
+		}
+		for _, v := range it.made.Hide {
+			total += v.Len() + overheadBytes
 		}
 		if total > maxAnswerBytes && failure == nil {
 			failure = &Failure{Lease: it.row.Name, Err: fmt.Errorf("%w: more than %d bytes together with the leases before it", providers.ErrMalformed, maxAnswerBytes)}

@@ -436,7 +436,7 @@ func TestVariablesThatCollideAreRolledBack(t *testing.T) {
 	a.Env = []shape.Var{{Name: "DB_VALUE", Field: "value"}}
 	b.Env = []shape.Var{{Name: shape.All, Prefix: "DB_"}}
 	_, err := r.engine.Issue(t.Context(), r.request(s, a, b))
-	if c, ok := errors.AsType[*lease.CollisionError](err); !ok || c.Variable != "DB_VALUE" {
+	if c, ok := errors.AsType[*shape.CollisionError](err); !ok || c.Name != "DB_VALUE" {
 		t.Errorf("Issue() = %v, want a CollisionError of DB_VALUE", err)
 	}
 	r.settle(r.engine, s, "a=revoked b=revoked login=revoked")

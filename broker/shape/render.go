@@ -1,6 +1,7 @@
 package shape
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,40 +14,52 @@ import (
 	"github.com/runenv/action/secret"
 )
 
-// render writes all fields as one text, sorted by name.
-func render(as string, fields map[string]secret.Value) ([]byte, error) {
+// render writes all fields as one text, sorted by name, or those that a ready
+// shape has.
+func (v Var) render(fields map[string]secret.Value) ([]byte, []part, error) {
+	switch v.As {
+	case asProfile:
+		return v.profile(fields)
+	case asDocker:
+		return v.dockerConfig(fields)
+	case asKubeconfig:
+		return v.kubeconfig(fields)
+	}
 	names := slices.Sorted(maps.Keys(fields))
+	var parts []part
 	for _, name := range names {
 		if !utf8.Valid(fields[name].Reveal()) {
-			return nil, fmt.Errorf("field %s isn't text in UTF-8", name)
+			return nil, nil, fmt.Errorf("field %s isn't text in UTF-8", name)
 		}
+		parts = append(parts, part{name, bytes.Clone(fields[name].Reveal())})
 	}
-	if as == "json" {
+	if v.As == "json" {
 		all := make(map[string]string, len(names))
 		for _, name := range names {
 			all[name] = string(fields[name].Reveal())
 		}
-		return marshal(all)
+		text, err := marshal(all)
+		return text, parts, err
 	}
 	var b strings.Builder
 	seen := map[string]bool{}
 	for _, name := range names {
 		value := string(fields[name].Reveal())
-		switch as {
+		switch v.As {
 		case "dotenv":
 			key := ref.CleanVariable("", name)
 			if seen[key] {
-				return nil, fmt.Errorf("two fields come to the one name %s", key)
+				return nil, nil, fmt.Errorf("two fields come to the one name %s", key)
 			}
 			seen[key] = true
 			b.WriteString(key + "=" + dotenv(value) + "\n")
 		case "properties":
 			b.WriteString(property(name, true) + "=" + property(value, false) + "\n")
 		default:
-			return nil, errors.New("no such form")
+			return nil, nil, errors.New("no such form")
 		}
 	}
-	return []byte(b.String()), nil
+	return []byte(b.String()), parts, nil
 }
 
 // dotenv quotes a value so that the readers in use agree on it: in single

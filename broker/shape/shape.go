@@ -40,11 +40,44 @@ type Var struct {
 	Field    string    // field of the credential, or a JSON pointer: /FIELD/key/…; empty with Template, or with As for all fields
 	Decode   string    // "", base64, base64url or hex
 	Template *Template // made of all fields
-	As       string    // "", json, dotenv or properties
+	As       string    // "", a text of all fields (json, dotenv, properties), or a ready shape, which is for files
 	Mask     bool      // hide it in output
 	Optional bool      // absent: the variable isn't set
 	Default  *string   // absent: this instead
-	File     bool      // delivered as a file, whose path the variable holds
+	// File is the base name of the file that the value goes into and whose
+	// path the variable holds. A variable that ends in _FILE is one without,
+	// too: see [Var.FileName].
+	File string
+
+	Profile    string // of As aws-profile: the section's name
+	Registry   string // of As docker-config: whom the login is for; empty for the field registry
+	Server, CA string // of As kubeconfig: URL, and certificates in PEM or base64 of it; empty for the fields of these names
+}
+
+// FileName is the base name of the file that v is delivered as; empty for a
+// plain variable, and for "*".
+func (v Var) FileName() string {
+	if v.Name == All {
+		return ""
+	}
+	return fileName(v.File, v.Name)
+}
+
+func fileName(given, variable string) string {
+	if given == "" && strings.HasSuffix(variable, FileSuffix) {
+		return DefaultFile(variable)
+	}
+	return given
+}
+
+// FileSuffix ends the variables that hold the path of a file, as programs that
+// read a secret from one name them.
+const FileSuffix = "_FILE"
+
+// DefaultFile is what a variable's file is called where nothing says
+// otherwise: TLS_KEY_FILE's is tls_key.
+func DefaultFile(variable string) string {
+	return strings.ToLower(cmp.Or(strings.TrimSuffix(variable, FileSuffix), variable))
 }
 
 // An Out is a variable, made.
@@ -52,7 +85,19 @@ type Out struct {
 	Name  string
 	Value secret.Value
 	Mask  bool
-	File  bool
+	File  string // base name of its file, or empty
+	// Kind says what a client makes of a file: empty for the value as it is,
+	// aws-profile for a section beside others, docker-config for a part of one.
+	Kind    string
+	Profile string // of Kind aws-profile
+}
+
+// Made is what [Apply] makes of a credential.
+type Made struct {
+	Env []Out
+	// Hide are masked values that stand in Env only as parts of others, each
+	// once.
+	Hide []secret.Value
 }
 
 // Check reports what is wrong with v whatever the credential is: keys that
@@ -68,7 +113,7 @@ func (v Var) Check() error {
 	switch {
 	case v.Name != All && (v.Prefix != "" || v.Fields != ""):
 		return errors.New(`prefix and fields are for "*" alone`)
-	case v.Name == All && (v.Field != "" || v.Template != nil || v.As != "" || v.Default != nil || v.File):
+	case v.Name == All && (v.Field != "" || v.Template != nil || v.As != "" || v.Default != nil || v.File != ""):
 		return errors.New(`"*" is all fields, each a variable: it takes prefix, fields, decode, mask and optional`)
 	case sources > 1:
 		return errors.New("both field and template: keep one")
@@ -82,8 +127,8 @@ func (v Var) Check() error {
 		return hinted{errors.New("both optional and default"), "optional leaves the variable out, default gives it a value: keep one"}
 	case !slices.Contains([]string{"", "base64", "base64url", "hex"}, v.Decode):
 		return errors.New("decode is base64, base64url or hex")
-	case !slices.Contains([]string{"", "json", "dotenv", "properties"}, v.As):
-		return errors.New("as is json, dotenv or properties")
+	case !slices.Contains([]string{"", "json", "dotenv", "properties", asProfile, asDocker, asKubeconfig, asSSHKey}, v.As):
+		return errors.New("as is json, dotenv, properties, aws-profile, docker-config, kubeconfig or ssh-key")
 	case strings.ContainsAny(v.Fields, "?[]{}\\"):
 		return errors.New("fields is a name in which * stands for any run of characters")
 	}
@@ -96,13 +141,15 @@ func (v Var) Check() error {
 	if err := api.CheckVariable(v.Name); err != nil {
 		return err
 	}
-	_, _, err := cutPointer(v.Field)
-	return err
+	if _, _, err := cutPointer(v.Field); err != nil {
+		return err
+	}
+	return v.checkFile()
 }
 
 // Apply makes the variables, in order. Everything that is missing is reported
 // at once, by [MissingError]; any other error says which variable can't be made.
-func Apply(vars []Var, fields map[string]secret.Value) ([]Out, error) {
+func Apply(vars []Var, fields map[string]secret.Value) (Made, error) {
 	a := applier{fields: fields, set: map[string]bool{}}
 	for _, v := range vars {
 		if v.Name == All {
@@ -112,12 +159,13 @@ func Apply(vars []Var, fields map[string]secret.Value) ([]Out, error) {
 		}
 	}
 	if len(a.missing) > 0 {
-		return nil, &MissingError{Fields: a.missing}
+		return Made{}, &MissingError{Fields: a.missing}
 	}
 	if a.err != nil {
-		return nil, a.err
+		return Made{}, a.err
 	}
-	return a.out, nil
+	hide, err := hidden(vars, a.out, a.parts)
+	return Made{a.out, hide}, err
 }
 
 // A MissingError names the fields that a credential hasn't, each once.
@@ -134,6 +182,7 @@ type applier struct {
 	fields  map[string]secret.Value
 	set     map[string]bool
 	out     []Out
+	parts   []part // of what is masked
 	missing []string
 	err     error // the first
 }
@@ -153,7 +202,7 @@ func (a *applier) miss(names ...string) {
 }
 
 func (a *applier) one(v Var) {
-	value, err := v.value(a.fields)
+	value, parts, err := v.value(a.fields)
 	if missing, ok := errors.AsType[*MissingError](err); ok {
 		switch {
 		case v.Default != nil:
@@ -168,6 +217,9 @@ func (a *applier) one(v Var) {
 	if err != nil {
 		a.fail(v.Name, err)
 		return
+	}
+	if v.Mask {
+		a.parts = append(a.parts, parts...)
 	}
 	a.add(v, v.Name, value)
 }
@@ -198,14 +250,15 @@ func (a *applier) all(v Var) {
 }
 
 func (a *applier) add(v Var, name string, value []byte) {
+	file := fileName(v.File, name)
 	switch {
 	case a.set[name]:
 		a.fail(name, hinted{errors.New("made twice: two fields come to this one name"), "give each field a variable of its own, or narrow `fields`"})
 		return
-	case v.File && len(value) > maxValue:
+	case file != "" && len(value) > maxValue:
 		a.fail(name, fmt.Errorf("a value of over %d bytes", maxValue))
 		return
-	case v.File:
+	case file != "":
 	case len(name)+1+len(value) > maxEnvironment:
 		a.fail(name, hinted{fmt.Errorf("its value is too long for an environment variable, which holds %d bytes with its name", maxEnvironment), "deliver it as a file"})
 		return
@@ -214,29 +267,42 @@ func (a *applier) add(v Var, name string, value []byte) {
 		return
 	}
 	a.set[name] = true
-	a.out = append(a.out, Out{Name: name, Value: secret.New(value), Mask: v.Mask, File: v.File})
+	out := Out{Name: name, Value: secret.New(value), Mask: v.Mask, File: file}
+	if v.As == asProfile || v.As == asDocker {
+		out.Kind, out.Profile = v.As, v.Profile
+	}
+	a.out = append(a.out, out)
 }
 
-// value makes what v asks for; a copy, whose bytes nobody else has.
-func (v Var) value(fields map[string]secret.Value) ([]byte, error) {
+// value makes what v asks for, and says what it is made of; copies, whose bytes
+// nobody else has.
+func (v Var) value(fields map[string]secret.Value) ([]byte, []part, error) {
 	if v.Template != nil {
 		return v.Template.execute(fields)
 	}
 	if v.Field == "" {
-		return render(v.As, fields)
+		return v.render(fields)
 	}
 	value, err := pick(v.Field, fields)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if value, err = decode(v.Decode, value); err != nil || v.As == "" {
-		return value, err
+		return value, nil, err
+	}
+	if v.As == asSSHKey {
+		value, err = sshKey(value)
+		return value, nil, err
 	}
 	inner, err := object(value)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return render(v.As, inner)
+	made, parts, err := v.render(inner)
+	for i := range parts {
+		parts[i].field = within(v.Field, parts[i].field)
+	}
+	return made, parts, err
 }
 
 // matchStars matches a whole text: * is any run of characters.

@@ -74,7 +74,7 @@ func TestApply(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tt.want, texts(got)); diff != "" {
+			if diff := cmp.Diff(tt.want, texts(got.Env)); diff != "" {
 				t.Errorf("Apply (-want +got):\n%s", diff)
 			}
 		})
@@ -97,11 +97,11 @@ func TestApplyAs(t *testing.T) {
 		"dotenv":     "API_KEY='a\"b$c'\nNOTE=\"it's\n\\\"x\\\" \\$HOME\"\n_=' grün= \t🙂'\n",
 		"properties": "api-key=a\"b$c\nnote=it's\\n\"x\" $HOME\n\\u00fc=\\ gr\\u00fcn= \\t\\ud83d\\ude42\n",
 	} {
-		got, err := shape.Apply([]shape.Var{{Name: "A", As: as, Mask: true, File: true}}, fields)
+		got, err := shape.Apply([]shape.Var{{Name: "A", As: as, Mask: true, File: "a_file"}}, fields)
 		if err != nil {
 			t.Fatalf("as %s: %v", as, err)
 		}
-		if diff := cmp.Diff([]string{"A=" + want}, texts(got)); diff != "" || !got[0].Mask || !got[0].File {
+		if diff := cmp.Diff([]string{"A=" + want}, texts(got.Env)); diff != "" || !got.Env[0].Mask || got.Env[0].File != "a_file" {
 			t.Errorf("as %s (-want +got):\n%s", as, diff)
 		}
 	}
@@ -137,7 +137,7 @@ func TestWholeMap(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 		}
-		if diff := cmp.Diff(tt.want, texts(got)); diff != "" {
+		if diff := cmp.Diff(tt.want, texts(got.Env)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
 		}
 	}
@@ -153,7 +153,7 @@ func TestWholeMap(t *testing.T) {
 	}
 	for _, tt := range refused {
 		if got, err := shape.Apply(tt.vars, tt.fields); err == nil {
-			t.Errorf("%s: Apply = %v, want an error", tt.name, texts(got))
+			t.Errorf("%s: Apply = %v, want an error", tt.name, texts(got.Env))
 		}
 	}
 }
@@ -188,7 +188,7 @@ func TestWhatNoVariableHolds(t *testing.T) {
 		if !ok || !strings.Contains(hint.Hint(), "file") || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v, want an error about %s with a hint to a file", what, err, name)
 		}
-		if _, err := shape.Apply([]shape.Var{{Name: name, Field: "f", File: true}}, fieldsOf("f", value)); err != nil {
+		if _, err := shape.Apply([]shape.Var{{Name: name, Field: "f", File: "a_file"}}, fieldsOf("f", value)); err != nil {
 			t.Errorf("%s, as a file: %v", what, err)
 		}
 	}
@@ -224,7 +224,7 @@ func TestTheInputIsLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range out {
+	for _, o := range out.Env {
 		o.Value.Wipe()
 	}
 	if got := string(fields["f"].Reveal()); got != "value" {
@@ -249,7 +249,7 @@ func TestTemplatesRefused(t *testing.T) {
 func TestTemplatesAreBounded(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"{{.a" + strings.Repeat("|hex", 64) + "}}", strings.Repeat("{{.big}}", 500)} {
-		_, err := shape.Apply([]shape.Var{{Name: "A", Template: mustTemplate(t, text), File: true}}, fieldsOf("a", "x", "big", strings.Repeat("x", 1<<20)))
+		_, err := shape.Apply([]shape.Var{{Name: "A", Template: mustTemplate(t, text), File: "a_file"}}, fieldsOf("a", "x", "big", strings.Repeat("x", 1<<20)))
 		if err == nil {
 			t.Errorf("%.20s…: no error", text)
 		}
@@ -263,7 +263,7 @@ func TestURLQueryIsRightForUserinfo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := url.Parse(string(out[0].Value.Reveal()))
+	u, err := url.Parse(string(out.Env[0].Value.Reveal()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,27 +276,41 @@ func TestCheckRefuses(t *testing.T) {
 	t.Parallel()
 	preset, tmpl := "x", mustTemplate(t, "{{.a}}")
 	for name, v := range map[string]shape.Var{
-		"no field":                {Name: "A"},
-		"field and template":      {Name: "A", Field: "f", Template: tmpl},
-		"template and as":         {Name: "A", As: "json", Template: tmpl},
-		"template and decode":     {Name: "A", Decode: "hex", Template: tmpl},
-		"decode of all":           {Name: "A", As: "json", Decode: "hex"},
-		"an unknown decoding":     {Name: "A", Field: "f", Decode: "rot13"},
-		"an unknown form":         {Name: "A", Field: "f", As: "yaml"},
-		"optional and default":    {Name: "A", Field: "f", Optional: true, Default: &preset},
-		"prefix of one":           {Name: "A", Field: "f", Prefix: "X_"},
-		"fields of one":           {Name: "A", Field: "f", Fields: "x"},
-		"all with a field":        {Name: "*", Field: "f"},
-		"all with a default":      {Name: "*", Default: &preset},
-		"all as json":             {Name: "*", As: "json"},
-		"all as files":            {Name: "*", File: true},
-		"a prefix that isn't one": {Name: "*", Prefix: "a-"},
-		"a prefix that runs code": {Name: "*", Prefix: "LD_"},
-		"a glob with more than *": {Name: "*", Fields: "[ab]"},
-		"what no lease may set":   {Name: "PATH", Field: "f"},
-		"not a name":              {Name: "A-B", Field: "f"},
-		"a pointer to no field":   {Name: "A", Field: "/"},
-		"a pointer badly escaped": {Name: "A", Field: "/a~b"},
+		"no field":                        {Name: "A"},
+		"field and template":              {Name: "A", Field: "f", Template: tmpl},
+		"template and as":                 {Name: "A", As: "json", Template: tmpl},
+		"template and decode":             {Name: "A", Decode: "hex", Template: tmpl},
+		"decode of all":                   {Name: "A", As: "json", Decode: "hex"},
+		"an unknown decoding":             {Name: "A", Field: "f", Decode: "rot13"},
+		"an unknown form":                 {Name: "A", Field: "f", As: "yaml"},
+		"optional and default":            {Name: "A", Field: "f", Optional: true, Default: &preset},
+		"prefix of one":                   {Name: "A", Field: "f", Prefix: "X_"},
+		"fields of one":                   {Name: "A", Field: "f", Fields: "x"},
+		"all with a field":                {Name: "*", Field: "f"},
+		"all with a default":              {Name: "*", Default: &preset},
+		"all as json":                     {Name: "*", As: "json"},
+		"all as files":                    {Name: "*", File: "a_file"},
+		"a file's name that is a path":    {Name: "A", Field: "f", File: "../a"},
+		"a hidden file":                   {Name: "A", Field: "f", File: ".a"},
+		"a ready shape of no file":        {Name: "A", Field: "f", As: "ssh-key"},
+		"a key of all fields":             {Name: "A_FILE", As: "ssh-key"},
+		"a profile without name":          {Name: "A_FILE", As: "aws-profile"},
+		"a profile of another":            {Name: "A_FILE", Field: "f", Profile: "x"},
+		"a profile that ends its section": {Name: "A_FILE", As: "aws-profile", Profile: "x]"},
+		"a registry of another":           {Name: "A_FILE", Field: "f", Registry: "x"},
+		"a registry with a space":         {Name: "A_FILE", As: "docker-config", Registry: "a b"},
+		"a server of another":             {Name: "A_FILE", Field: "f", Server: "https://x"},
+		"a server in the clear":           {Name: "A_FILE", As: "kubeconfig", Server: "http://x"},
+		"a server with a password":        {Name: "A_FILE", As: "kubeconfig", Server: "https://u:p@x"},
+		"a CA that is none":               {Name: "A_FILE", As: "kubeconfig", CA: "x"},
+		"a default of a ready shape":      {Name: "A_FILE", As: "docker-config", Default: &preset},
+		"a prefix that isn't one":         {Name: "*", Prefix: "a-"},
+		"a prefix that runs code":         {Name: "*", Prefix: "LD_"},
+		"a glob with more than *":         {Name: "*", Fields: "[ab]"},
+		"what no lease may set":           {Name: "PATH", Field: "f"},
+		"not a name":                      {Name: "A-B", Field: "f"},
+		"a pointer to no field":           {Name: "A", Field: "/"},
+		"a pointer badly escaped":         {Name: "A", Field: "/a~b"},
 	} {
 		if err := v.Check(); err == nil {
 			t.Errorf("%s: no error", name)
@@ -312,9 +326,9 @@ func FuzzTemplate(f *testing.F) {
 		if err != nil {
 			return
 		}
-		out, err := shape.Apply([]shape.Var{{Name: "A", Template: tmpl, File: true}}, fieldsOf("a", value, "username", value, "password", value, "a.b", value))
-		if err == nil && (len(out) != 1 || out[0].Value.Len() > 4<<20) {
-			t.Errorf("%q makes %d variables", text, len(out))
+		out, err := shape.Apply([]shape.Var{{Name: "A", Template: tmpl, File: "a_file"}}, fieldsOf("a", value, "username", value, "password", value, "a.b", value))
+		if err == nil && (len(out.Env) != 1 || out.Env[0].Value.Len() > 4<<20) {
+			t.Errorf("%q makes %d variables", text, len(out.Env))
 		}
 	})
 }
@@ -333,8 +347,8 @@ func FuzzPick(f *testing.F) {
 			}
 			return
 		}
-		if as == "json" && !json.Valid(out[0].Value.Reveal()) {
-			t.Errorf("as json: %q", out[0].Value.Reveal())
+		if as == "json" && !json.Valid(out.Env[0].Value.Reveal()) {
+			t.Errorf("as json: %q", out.Env[0].Value.Reveal())
 		}
 	})
 }

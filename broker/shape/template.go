@@ -39,6 +39,8 @@ type operand struct {
 	field    string
 	function func(string) string
 	of       *operand
+	// transforms: what the function makes can't be known for what it was.
+	transforms bool
 }
 
 // functions of templates, each of one text.
@@ -157,15 +159,16 @@ func (c *templateCompiler) command(args []parse.Node, piped *operand) (*operand,
 	if c.calls++; f == nil || c.calls > maxCalls {
 		return nil, errTemplate
 	}
+	transforms := name.Ident == "lower" || name.Ident == "upper"
 	switch {
 	case len(args) == 1 && piped != nil:
-		return &operand{function: f, of: piped}, nil
+		return &operand{function: f, of: piped, transforms: transforms}, nil
 	case len(args) == 2 && piped == nil:
 		of, err := c.operand(args[1])
 		if err != nil {
 			return nil, err
 		}
-		return &operand{function: f, of: of}, nil
+		return &operand{function: f, of: of, transforms: transforms}, nil
 	}
 	return nil, errTemplate
 }
@@ -208,10 +211,11 @@ func (c *templateCompiler) field(name string) (*operand, error) {
 	return &operand{field: name}, nil
 }
 
-// execute fills the holes. Its error is a [*MissingError] with all that is
-// missing, or tells of something else, but of no value.
-func (t *Template) execute(fields map[string]secret.Value) ([]byte, error) {
+// execute fills the holes, and says with what. Its error is a [*MissingError]
+// with all that is missing, or tells of something else, but of no value.
+func (t *Template) execute(fields map[string]secret.Value) ([]byte, []part, error) {
 	var b strings.Builder
+	var parts []part
 	missing := &MissingError{}
 	var failure error
 	for i := range t.parts {
@@ -229,15 +233,37 @@ func (t *Template) execute(fields map[string]secret.Value) ([]byte, error) {
 			failure = errTooLong
 		default:
 			b.WriteString(s)
+			parts = t.parts[i].filled(parts, fields, s)
 		}
 	}
 	if len(missing.Fields) > 0 {
-		return nil, missing
+		return nil, nil, missing
 	}
 	if failure != nil {
-		return nil, failure
+		return nil, nil, failure
 	}
-	return []byte(b.String()), nil
+	return []byte(b.String()), parts, nil
+}
+
+// filled adds what a hole was filled with: the field as it is, and, where more
+// than one of the encodings that a redactor knows was made of it, that too.
+func (o *operand) filled(parts []part, fields map[string]secret.Value, made string) []part {
+	calls, at := 0, o
+	for ; at.function != nil; at = at.of {
+		if calls++; at.transforms {
+			calls = 2
+		}
+	}
+	if at.field == "" {
+		return parts // a text of the template's own
+	}
+	if calls > 1 {
+		parts = append(parts, part{at.field, []byte(made)})
+	}
+	if b, err := pick(at.field, fields); err == nil {
+		parts = append(parts, part{at.field, b})
+	}
+	return parts
 }
 
 var errTooLong = fmt.Errorf("the template makes over %d bytes", maxValue)

@@ -87,7 +87,7 @@ func open(file *config.File, m mode, now func() time.Time, log *slog.Logger) (*o
 		}
 		if len(entry.Env) == 0 {
 			if def.Env = defaults(provides); len(def.Env) == 0 {
-				at(entry.Pos, path+".env", hinted{errors.New("missing, and this lease has no variables of its own"), "write env: {VARIABLE: field}"})
+				at(entry.Pos, path+".env", hinted{errors.New("missing, and this lease has no variables of its own"), "write env: {VARIABLE: field} or file: {VARIABLE: field}"})
 			}
 		}
 		if key, err := within(provides, entry); err != nil {
@@ -102,7 +102,7 @@ func open(file *config.File, m mode, now func() time.Time, log *slog.Logger) (*o
 			}
 		}
 	}
-	out.checkDefaults(file, at)
+	out.checkSlots(file, at)
 	out.references = openReferences(file, out.providers, at)
 	if len(problems) > 0 {
 		return nil, ordered(problems)
@@ -152,30 +152,39 @@ func within(provides providers.Definition, entry config.Lease) (key string, err 
 	return "", nil
 }
 
-// checkDefaults reports two leases of a role that set one variable, where one
-// of them does so by default; the file's own names were compared when it was
-// read.
-func (o *opened) checkDefaults(file *config.File, at reporter) {
-	entries := map[string]config.Lease{}
+// checkSlots reports two leases of a role that set one variable, where one of
+// them does so by default, or that want one file or AWS profile; the variables
+// that the file names were compared when it was read.
+func (o *opened) checkSlots(file *config.File, at reporter) {
+	pos := map[string]config.Pos{}
 	for _, entry := range file.Leases {
-		entries[entry.Name] = entry
+		pos[entry.Name] = entry.Pos
 	}
 	for _, role := range file.Compiled.Roles() {
-		setBy := map[string]string{}
-		for _, name := range role.Leases {
-			for _, v := range o.definitions[name].Env {
-				if v.Name == shape.All {
-					continue // known when it is issued
-				}
-				other, doubled := setBy[v.Name]
-				if doubled && other != name && (len(entries[name].Env) == 0 || len(entries[other].Env) == 0) {
-					at(entries[name].Pos, "leases."+name, hinted{
-						fmt.Errorf("sets the variable %s, as the lease %q of the same role %q does", v.Name, other, role.Name),
-						"a command has one value for each: name the variables of one under env:, or use two roles",
+		for i, name := range role.Leases {
+			for _, other := range role.Leases[:i] {
+				if err := clash(o.definitions[name].Env, o.definitions[other].Env); err != nil {
+					at(pos[name], "leases."+name, hinted{
+						fmt.Errorf("sets %s, as the lease %q of the same role %q does", err.What(), other, role.Name),
+						"a command has one for each name: rename one of them, or use two roles",
 					})
 				}
-				setBy[v.Name] = name
 			}
 		}
 	}
+}
+
+// clash says why the variables of two leases can't be set together.
+func clash(vars, others []shape.Var) *shape.CollisionError {
+	for _, v := range vars {
+		for _, other := range others {
+			var slots shape.Slots
+			if slots.Add(other) == nil {
+				if err, ok := errors.AsType[*shape.CollisionError](slots.Add(v)); ok {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }

@@ -95,8 +95,8 @@ var arrows = []arrow{
 		"client", "ref", "secret", "internal/ci", "internal/cli", "internal/devissuer", "internal/proc",
 		"github.com/prometheus/client_golang", "github.com/spf13/cobra",
 	}},
-	{"cmd/runenv", []string{"internal/cli", "internal/guardian", "internal/isolate"}},
-	{"cmd/runenv-broker", []string{"internal/brokercli"}},
+	{"cmd/runenv", []string{"internal/cli"}},
+	{"cmd/runenv-broker", []string{"internal/brokercli", "internal/cli"}},
 }
 
 type arrow struct {

@@ -2,19 +2,17 @@
 package main
 
 import (
-	"context"
 	"io"
 	"log"
 	"os"
 
 	"github.com/runenv/action/internal/cli"
-	"github.com/runenv/action/internal/guardian"
 )
 
 func main() {
 	log.SetOutput(io.Discard) // net/http logs parts of answers, which may be values
-	if guardian.IsGuardian(os.Args) {
-		os.Exit(guardian.Main(context.Background()))
+	if status, is := cli.Helper(os.Args); is {
+		os.Exit(status)
 	}
 	os.Exit(cli.Main(cli.OSEnv()))
 }

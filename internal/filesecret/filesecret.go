@@ -27,6 +27,8 @@ const (
 	MaxFileBytes = 4 << 20
 	// MaxFiles bounds the files of one directory.
 	MaxFiles = 256
+	// MaxLinks bounds its links.
+	MaxLinks = 256
 
 	lockName  = ".lock"
 	dirPrefix = "runenv-"
@@ -35,8 +37,12 @@ const (
 // dirName is what Open calls a directory: Erase and Sweep touch no other.
 var dirName = regexp.MustCompile(`^runenv-[A-Z2-7]{26}$`)
 
-// fileName is one plain name: no path, nothing hidden.
-var fileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+// fileName is one plain name, or one in a folder: no other path, and nothing
+// hidden.
+var fileName = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+
+// linkName is a file's in a folder, which may be hidden.
+var linkName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}/[^/\x00]{1,255}$`)
 
 // Options say where a directory may be.
 type Options struct {
@@ -54,6 +60,14 @@ func (o Options) getenv(name string) string {
 		return os.Getenv(name)
 	}
 	return o.Getenv(name)
+}
+
+// temporary is the folder for temporary files.
+func (o Options) temporary() string {
+	if dir := o.getenv("TMPDIR"); filepath.IsAbs(dir) {
+		return dir
+	}
+	return os.TempDir()
 }
 
 // A NoMemoryError says that no place for file secrets was found.
@@ -75,7 +89,9 @@ type Dir struct {
 	lock      *os.File
 	memory    bool
 	swappable bool
-	files     []string
+	files     int
+	links     int
+	served    []*fifo
 }
 
 // Open makes a directory. Call [Dir.Remove] in the end.
@@ -91,10 +107,7 @@ func Open(opt Options) (*Dir, error) {
 	if !opt.Disk {
 		return nil, failed
 	}
-	base := opt.getenv("TMPDIR")
-	if base == "" {
-		base = os.TempDir()
-	}
+	base := opt.temporary()
 	if err := usable(base, opt, false); err != nil {
 		return nil, fmt.Errorf("no folder for file secrets: %s %w", base, err)
 	}
@@ -150,21 +163,66 @@ func (d *Dir) Memory() bool { return d.memory }
 // this machine has.
 func (d *Dir) Swappable() bool { return d.swappable }
 
-// Write makes a file of mode 0400 and returns its path. name is one plain
-// path segment.
+// Enter gives a folder, on which a memory file system is mounted, to write
+// into. It takes no lock: the mount is the caller's, and goes with it.
+func Enter(path string) (*Dir, error) {
+	d := &Dir{path: path}
+	if err := d.enter(); err != nil {
+		return nil, fmt.Errorf("entering the folder for file secrets: %w", err)
+	}
+	return d, nil
+}
+
+// Write makes a file of mode 0400 and returns its path. name is one plain path
+// segment, or two: a folder that is made of mode 0700, and a file in it.
 func (d *Dir) Write(name string, content []byte) (string, error) {
-	switch {
-	case !fileName.MatchString(name):
-		return "", fmt.Errorf("file secret %q: not a plain file name", name)
-	case len(content) > MaxFileBytes:
-		return "", fmt.Errorf("file secret %q: %d bytes are more than %d", name, len(content), MaxFileBytes)
-	case len(d.files) >= MaxFiles:
-		return "", fmt.Errorf("file secret %q: more than %d files", name, MaxFiles)
+	if err := d.admit(name, len(content)); err != nil {
+		return "", err
 	}
 	if err := d.write(name, content); err != nil {
 		return "", fmt.Errorf("file secret %q: %w", name, err)
 	}
-	d.files = append(d.files, name)
+	return filepath.Join(d.path, name), nil
+}
+
+func (d *Dir) admit(name string, size int) error {
+	switch {
+	case !fileName.MatchString(name):
+		return fmt.Errorf("file secret %q: not a plain file name", name)
+	case size > MaxFileBytes:
+		return fmt.Errorf("file secret %q: %d bytes are more than %d", name, size, MaxFileBytes)
+	case d.files >= MaxFiles:
+		return fmt.Errorf("file secret %q: more than %d files", name, MaxFiles)
+	}
+	d.files++
+	return nil
+}
+
+// Link makes a symbolic link. name is a folder, which [Dir.Write] may have
+// made, and a name in it; target is absolute.
+func (d *Dir) Link(name, target string) error {
+	if !linkName.MatchString(name) || strings.HasSuffix(name, "/.") || strings.HasSuffix(name, "/..") || !filepath.IsAbs(target) || d.links >= MaxLinks {
+		return errors.New("linking beside a file secret: not such a link, or too many")
+	}
+	if err := d.link(name, target); err != nil {
+		return fmt.Errorf("linking beside a file secret: %w", err)
+	}
+	d.links++
+	return nil
+}
+
+// Serve makes a FIFO that can be read as often as reads says, and is gone then
+// (and gives no end-of-file before a reader comes). It isn't for Windows.
+func (d *Dir) Serve(name string, content []byte, reads int) (string, error) {
+	if err := d.admit(name, len(content)); err != nil {
+		return "", err
+	}
+	if reads < 1 {
+		return "", fmt.Errorf("file secret %q: to be read %d times", name, reads)
+	}
+	if err := d.serve(name, content, reads); err != nil {
+		return "", fmt.Errorf("file secret %q: %w", name, err)
+	}
 	return filepath.Join(d.path, name), nil
 }
 
@@ -173,6 +231,9 @@ func (d *Dir) Write(name string, content []byte) (string, error) {
 func (d *Dir) Remove() error {
 	if d.handle == nil {
 		return nil
+	}
+	for _, f := range d.served {
+		f.stop()
 	}
 	err := d.erase()
 	d.handle, d.lock = nil, nil
@@ -195,24 +256,20 @@ func Erase(path string) error {
 }
 
 // Sweep removes the directories that this user's processes left when they
-// were killed, and returns how many there were.
+// were killed, and returns how many there were. With opt.Disk it looks in the
+// folder for temporary files as well.
 func Sweep(opt Options) (int, error) {
 	var swept int
 	var failed error
-	bases := candidates(opt)
-	if opt.Disk {
-		bases = append(bases, os.TempDir())
-	}
-	for _, base := range bases {
-		entries, err := os.ReadDir(base)
-		if err != nil {
-			continue // nothing of ours can be there
+	seen := map[string]bool{}
+	for _, base := range bases(opt) {
+		real, err := filepath.EvalSymlinks(base)
+		if err != nil || seen[real] {
+			continue
 		}
-		for _, e := range entries {
-			if !e.IsDir() || !dirName.MatchString(e.Name()) {
-				continue
-			}
-			done, err := sweep(filepath.Join(base, e.Name()))
+		seen[real] = true
+		for _, name := range ours(real) {
+			done, err := sweep(filepath.Join(real, name))
 			failed = errors.Join(failed, err)
 			if done {
 				swept++
@@ -223,4 +280,40 @@ func Sweep(opt Options) (int, error) {
 		return swept, fmt.Errorf("removing file secrets that were left: %w", failed)
 	}
 	return swept, nil
+}
+
+// bases are the folders in which Open with these options makes its own.
+func bases(opt Options) []string {
+	var out []string
+	for _, base := range candidates(opt) {
+		if ok, err := inMemory(base); ok && err == nil {
+			out = append(out, base)
+		}
+	}
+	if opt.Disk {
+		out = append(out, opt.temporary())
+	}
+	return out
+}
+
+// ours are the names in base that Open gives. It reads names alone: /tmp may
+// hold thousands.
+func ours(base string) []string {
+	f, err := os.Open(base)
+	if err != nil {
+		return nil // nothing of ours can be there
+	}
+	defer func() { _ = f.Close() }()
+	var out []string
+	for {
+		names, err := f.Readdirnames(1024)
+		for _, name := range names {
+			if strings.HasPrefix(name, dirPrefix) && dirName.MatchString(name) {
+				out = append(out, name)
+			}
+		}
+		if err != nil {
+			return out
+		}
+	}
 }

@@ -95,7 +95,7 @@ func TestFileIsItsOwnersAlone(t *testing.T) {
 	if _, err := d.Write("kubeconfig.yaml", []byte("other")); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("writing the same name again = %v, want %v", err, fs.ErrExist)
 	}
-	for _, name := range []string{"", ".", "..", ".lock", "a/b", "/a", "a\x00", strings.Repeat("x", 129), "-x"} {
+	for _, name := range []string{"", ".", "..", ".lock", "a/b/c", "../a", "a/..", "a/", "/a", "a\x00", strings.Repeat("x", 129), "-x"} {
 		if _, err := d.Write(name, nil); err == nil {
 			t.Errorf("Write(%q) succeeds", name)
 		}

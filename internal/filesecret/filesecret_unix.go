@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,8 +63,59 @@ func openDir(path string, private bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+func (d *Dir) enter() (err error) {
+	if d.handle, err = openDir(d.path, true); err != nil {
+		return err
+	}
+	memory, err := inMemory(d.path)
+	if err == nil && !memory {
+		err = errors.New("it isn't in memory")
+	}
+	if err != nil {
+		_ = d.handle.Close()
+	}
+	d.memory = memory
+	return err
+}
+
+// parent makes the folder that name is in, if any, and opens it; the caller
+// closes what comes with done. base is the name in it.
+func (d *Dir) parent(name string) (dir int, base string, done func(), err error) {
+	folder, base, nested := strings.Cut(name, "/")
+	if !nested {
+		return int(d.handle.Fd()), name, func() {}, nil
+	}
+	if err := unix.Mkdirat(int(d.handle.Fd()), folder, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+		return 0, "", nil, err
+	}
+	fd, err := unix.Openat(int(d.handle.Fd()), folder, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, "", nil, err
+	}
+	// A umask may have taken bits away, never added some.
+	if err := unix.Fchmod(fd, 0o700); err != nil {
+		_ = unix.Close(fd)
+		return 0, "", nil, err
+	}
+	return fd, base, func() { _ = unix.Close(fd) }, nil
+}
+
+func (d *Dir) link(name, target string) error {
+	dir, base, done, err := d.parent(name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return unix.Symlinkat(target, dir, base)
+}
+
 func (d *Dir) write(name string, content []byte) error {
-	fd, err := unix.Openat(int(d.handle.Fd()), name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o400)
+	dir, name, done, err := d.parent(name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o400)
 	if err != nil {
 		return err
 	}
@@ -74,7 +126,7 @@ func (d *Dir) write(name string, content []byte) error {
 	}
 	if err != nil {
 		// A full file system: half a secret is no use, and a secret all the same.
-		return errors.Join(err, eraseFile(int(d.handle.Fd()), name))
+		return errors.Join(err, eraseFile(dir, name))
 	}
 	return nil
 }

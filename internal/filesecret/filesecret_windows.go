@@ -53,8 +53,26 @@ func create(path string, share uint32) (*os.File, error) {
 	return os.NewFile(uintptr(h), path), nil
 }
 
+// enter: there is no memory file system to be mounted on it.
+func (*Dir) enter() error { return errors.ErrUnsupported }
+
+// link: it takes a privilege there.
+func (*Dir) link(string, string) error { return errors.ErrUnsupported }
+
+// A fifo is what Unix has.
+type fifo struct{}
+
+func (*fifo) stop() {}
+
+func (*Dir) serve(string, []byte, int) error { return errors.ErrUnsupported }
+
 func (d *Dir) write(name string, content []byte) error {
 	path := filepath.Join(d.path, name)
+	if dir := filepath.Dir(path); dir != d.path {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
 	f, err := create(path, windows.FILE_SHARE_READ)
 	if err != nil {
 		return err

@@ -32,6 +32,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -300,6 +301,11 @@ func watch(life io.Reader, ready io.Writer) (folders []string, done bool) {
 			return folders, true
 		case filesByte:
 			path, err := readFrame(life, maxPathBytes)
+			// A command that is started again gets a folder anew.
+			folders = slices.DeleteFunc(folders, func(dir string) bool {
+				_, err := os.Lstat(dir)
+				return errors.Is(err, os.ErrNotExist)
+			})
 			if err != nil || len(folders) == maxFolders {
 				return folders, false
 			}

@@ -96,11 +96,18 @@ func roles() map[string][]api.Lease {
 		},
 		"lines": {lease("key", "revocable", time.Hour, envVar("KEY", "first line of it\nsecond line % \"of\" it\n"))},
 		"short": {lease("pin", "revocable", time.Hour, envVar("PIN", "1234"))},
+		"parts": {hiding(lease("url", "static", 0, envVar("DB_URL", "postgres://app:inner-password-1@db/shop")), "inner-password-1")},
 		"brief": {lease("aws", "expires", 2*time.Second, envVar("AWS_SESSION_TOKEN", "aws-session-value"))},
 		"nul":   {lease("bad", "revocable", time.Hour, envVar("BAD", "a\x00bcdefgh"))},
 		"huge":  {lease("big", "revocable", time.Hour, envVar("BIG", strings.Repeat("0123456789abcdef", 1<<16)))},
 		"path":  {lease("evil", "revocable", time.Hour, envVar("PATH", "/tmp/evil-dir"))},
 	}
+}
+
+// hiding adds a value that stands only within others.
+func hiding(l api.Lease, value string) api.Lease {
+	l.Hide = []api.Value{api.NewValue(secret.FromString(value))}
+	return l
 }
 
 // references are the secrets that every role may have, with their fields.
@@ -120,7 +127,7 @@ func references() map[string]api.Lease {
 // broker expiring LEASE: tells that it nears its end
 // broker end-all REASON
 // broker stop
-// broker sessions: prints a line for each
+// broker sessions, broker reports: prints a line for each
 func brokerCmd(ts *testscript.TestScript, neg bool, args []string) {
 	w := worldOf(ts)
 	if neg || len(args) == 0 {
@@ -188,6 +195,13 @@ func brokerCmd(ts *testscript.TestScript, neg bool, args []string) {
 		slices.Sort(lines)
 		_, err := fmt.Fprint(ts.Stdout(), strings.Join(lines, ""))
 		ts.Check(err)
+	case "reports":
+		for _, s := range w.broker.Sessions() {
+			for _, r := range s.Reports {
+				_, err := fmt.Fprintf(ts.Stdout(), "files=%s scan=%s ignore=%q hits=%d\n", r.Files, r.Scan, r.ScanIgnore, r.ScanHits)
+				ts.Check(err)
+			}
+		}
 	default:
 		ts.Fatalf("no verb %q", verb)
 	}

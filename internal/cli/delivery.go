@@ -120,7 +120,6 @@ func (d *delivery) once() (status int, again bool, err error) {
 		return 0, false, err
 	}
 	defer files.remove()
-	d.add(files.secrets)
 	environ, err := d.environ(files.vars)
 	if err != nil {
 		return 0, false, err

@@ -26,7 +26,8 @@ type explanation struct {
 	Scan     string   `json:"scan"`   // fail, scrub, warn or off
 	// Searched are the folders and files of the leak scan.
 	Searched []string `json:"searched"`
-	Files    string   `json:"files"` // memory or disk
+	Files    string   `json:"files"`   // memory or disk
+	Isolate  string   `json:"isolate"` // off, auto or require
 }
 
 type explainedLease struct {
@@ -61,7 +62,7 @@ func (a *app) explain(p *process, s *client.Session, o *runOptions) error {
 	}
 	out := explanation{
 		Broker: o.broker, Role: o.role, Leases: []explainedLease{}, Withheld: []string{}, Output: "redacted",
-		Scan: o.scan.mode, Searched: []string{}, Files: o.files.files,
+		Scan: o.scan.mode, Searched: []string{}, Files: o.files.files, Isolate: o.files.isolate,
 	}
 	if o.noRedact {
 		out.Output = "untouched"
@@ -72,7 +73,7 @@ func (a *app) explain(p *process, s *client.Session, o *runOptions) error {
 	for _, l := range said.Leases {
 		out.Leases = append(out.Leases, a.explainLease(l, o))
 	}
-	if out.Withheld, err = a.withheld(o); err != nil {
+	if out.Withheld, err = a.withheld(o, said.Leases); err != nil {
 		return err
 	}
 	if o.asJSON {
@@ -111,12 +112,17 @@ func (a *app) explainLease(l api.Explained, o *runOptions) explainedLease {
 }
 
 // withheld are the names that the command wouldn't inherit, leased ones apart.
-func (a *app) withheld(o *runOptions) ([]string, error) {
+func (a *app) withheld(o *runOptions, leases []api.Explained) ([]string, error) {
 	inherited, err := inject.Environ(a.env.Environ, nil, o.injection(nil))
 	if err != nil {
 		return nil, err
 	}
 	left := map[string]bool{}
+	for _, l := range leases {
+		for _, v := range l.Variables {
+			left[v.Name] = true
+		}
+	}
 	for _, kv := range inherited {
 		name, _, _ := strings.Cut(kv, "=")
 		left[name] = true

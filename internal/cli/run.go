@@ -75,8 +75,8 @@ Settings come from flags, else from RUNENV_BROKER, RUNENV_ROLE, RUNENV_LEASES
 (with commas, white space or semicolons between) and RUNENV_CA_FILE, else from
 .runenv.yaml in the working directory, which may hold broker, role and leases.
 In CI that file can't set the broker: a pull request could change it. --pristine,
---only, --deny, --keep-existing, --files, --scan, --scan-path, --scan-ignore and
---on-exit can be set by variables too, such as RUNENV_SCAN_PATH, with lines or
+--only, --deny, --keep-existing, --files, --isolate, --scan, --scan-path,
+--scan-ignore and --on-exit can be set by variables too, such as RUNENV_SCAN_PATH, with lines or
 semicolons between the items of a list.
 
 The job's token comes from RUNENV_ID_TOKEN_FILE, RUNENV_ID_TOKEN (GitLab:

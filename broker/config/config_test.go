@@ -167,6 +167,35 @@ func TestDev(t *testing.T) {
 	}
 }
 
+func TestFiles(t *testing.T) {
+	t.Parallel()
+	opt := options()
+	opt.Dev = true
+	text := strings.Replace(dev, "env: {DEMO_TOKEN: {field: token, default: none}, OTHER: {field: other, optional: true}}}", `env: {DEMO_TOKEN: token, TLS_KEY_FILE: key, SSH_FILE: {field: key, as: ssh-key, name: id_rsa}},
+    file: {KUBECONFIG: value, DOTENV: {as: dotenv, name: .env}, AWS_SHARED_CREDENTIALS_FILE: {as: aws-profile, profile: prod}, DOCKER_CONFIG: {as: docker-config, registry: ghcr.io}}}`, 1)
+	if _, err := config.Parse("dev.yaml", []byte(text), opt); err == nil || !strings.Contains(err.Error(), "leases.demo.file.DOTENV: not a plain file name") {
+		t.Errorf("Parse() = %v, want an error about .env", err)
+	}
+	file, err := config.Parse("dev.yaml", []byte(strings.Replace(text, "name: .env", "name: env", 1)), opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, v := range file.Leases[0].Env {
+		got = append(got, strings.Join([]string{v.Name, v.FileName(), v.As, v.Profile, v.Registry}, " "))
+		if !v.Mask {
+			t.Errorf("%s isn't masked", v.Name)
+		}
+	}
+	want := []string{
+		"DEMO_TOKEN    ", "TLS_KEY_FILE tls_key   ", "SSH_FILE id_rsa ssh-key  ", "KUBECONFIG kubeconfig   ", "DOTENV env dotenv  ",
+		"AWS_SHARED_CREDENTIALS_FILE aws_shared_credentials aws-profile prod ", "DOCKER_CONFIG docker_config docker-config  ghcr.io",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("variables differ (-want +got):\n%s", diff)
+	}
+}
+
 func TestDecode(t *testing.T) {
 	t.Parallel()
 	type inner struct {

@@ -491,13 +491,15 @@ func (l *loader) checkSlots(e *entry[rawLease], vars []EnvVar) {
 	var slots shape.Slots
 	seen := map[string]bool{}
 	for _, v := range vars {
-		err := slots.Add(v.Var)
-		if err == nil && seen[v.Name] {
-			err = errors.New("a variable that stands under env and file")
+		double := ""
+		if err, ok := errors.AsType[*shape.CollisionError](slots.Add(v.Var)); ok {
+			double = err.What()
+		} else if seen[v.Name] {
+			double = "the variable " + v.Name
 		}
 		seen[v.Name] = true
-		if err != nil {
-			l.add(v.Pos, e.path, err.Error(), "give each a name of its own")
+		if double != "" {
+			l.add(v.Pos, e.path, double+" stands twice", "give each a name of its own")
 		}
 	}
 }

@@ -373,6 +373,7 @@ func TestReadyShapesRefuse(t *testing.T) {
 		"another key":             {profile, fieldsOf("access_key_id", "a", "secret_access_key", "a\ncredential_process="+canary)},
 		"a region of two lines":   {profile, fieldsOf("access_key_id", "a", "secret_access_key", "a", "region", "r\ncredential_process="+canary)},
 		"a comment":               {profile, fieldsOf("access_key_id", "a", "secret_access_key", canary+" # x")},
+		"a quote":                 {profile, fieldsOf("access_key_id", "a", "secret_access_key", `"`+canary)},
 		"no secret":               {profile, fieldsOf("access_key_id", canary)},
 		"a user with a colon":     {docker, fieldsOf("username", "a:"+canary, "password", canary, "registry", "r")},
 		"a registry that is none": {docker, fieldsOf("username", "a", "password", canary, "registry", canary+"\n")},

@@ -28,8 +28,6 @@ const (
 	maxCA       = 64 << 10
 )
 
-var errNotFile = hinted{errors.New("is for a file"), "write the variable under file:, or give it a name that ends in _FILE"}
-
 // checkFile reports what is wrong with what is for files alone.
 func (v Var) checkFile() error {
 	file := v.FileName()
@@ -41,7 +39,7 @@ func (v Var) checkFile() error {
 	}
 	switch {
 	case isReady && file == "":
-		return errNotFile
+		return hinted{errors.New(v.As + " is for a file"), "write the variable under file:, or give it a name that ends in " + FileSuffix}
 	case isReady && v.Default != nil:
 		return errors.New("default is a text of your own, and " + v.As + " has a form")
 	case v.As == asSSHKey && v.Field == "":
@@ -118,9 +116,10 @@ func (v Var) profile(fields map[string]secret.Value) ([]byte, []part, error) {
 		case field == "":
 			missing.Fields = append(missing.Fields, line.names[0])
 			continue
-		case bytes.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
-			// Another line would be another key, or another profile.
-			return nil, nil, fmt.Errorf("field %s isn't a word in ASCII", field)
+		case !isPlain(string(value), maxValue, "+/=:~"):
+			// Another line would be another key, or another profile; quotes
+			// and comments are read in several ways, or not at all.
+			return nil, nil, fmt.Errorf("field %s has more than letters, digits and + / = : ~ _ . -", field)
 		}
 		fmt.Fprintf(&b, "%s = %s\n", line.key, value)
 		if line.secret {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -97,8 +96,13 @@ type section struct {
 	text        []byte
 }
 
-// sectionHead begins a section of an AWS credentials file.
-var sectionHead = regexp.MustCompile(`^\[[A-Za-z0-9_.-]{1,64}\]$`)
+// isSectionHead: it begins a section of an AWS credentials file.
+func isSectionHead(line string) bool {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+	name, ok := strings.CutPrefix(line, "[")
+	name, closed := strings.CutSuffix(name, "]")
+	return ok && closed && name != "" && len(name) <= 64 && strings.Trim(name, letters) == ""
+}
 
 // profiles puts sections of an AWS credentials file together. Every SDK reads
 // the region there too, so one file is enough for several accounts, and the
@@ -109,7 +113,7 @@ func profiles(sections []section) (secret.Value, error) {
 	for _, s := range sections {
 		lines := bytes.Split(bytes.TrimSpace(s.text), []byte("\n"))
 		head := string(lines[0])
-		if !sectionHead.MatchString(head) || slices.ContainsFunc(lines[1:], func(l []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(l), []byte("[")) }) {
+		if !isSectionHead(head) || slices.ContainsFunc(lines[1:], func(l []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(l), []byte("[")) }) {
 			return secret.Value{}, fmt.Errorf("lease %q: not one profile of an AWS credentials file", s.lease)
 		}
 		if other, ok := by[head]; ok {

@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 )
 
@@ -34,15 +33,30 @@ const (
 	dirPrefix = "runenv-"
 )
 
-// dirName is what Open calls a directory: Erase and Sweep touch no other.
-var dirName = regexp.MustCompile(`^runenv-[A-Z2-7]{26}$`)
+// isDirName: Open calls a directory so, and Erase and Sweep touch no other.
+// Nothing is compiled for it: that would cost every start half a millisecond.
+func isDirName(name string) bool {
+	random, ok := strings.CutPrefix(name, dirPrefix)
+	return ok && len(random) == 26 && strings.Trim(random, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
+}
 
-// fileName is one plain name, or one in a folder: no other path, and nothing
+// isFileName: one plain name, or one in a folder. No other path, and nothing
 // hidden.
-var fileName = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9_.-]{0,127}/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+func isFileName(name string) bool {
+	folder, file, inFolder := strings.Cut(name, "/")
+	return isPlain(folder) && (!inFolder || isPlain(file))
+}
 
-// linkName is a file's in a folder, which may be hidden.
-var linkName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}/[^/\x00]{1,255}$`)
+func isPlain(name string) bool {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-"
+	return name != "" && len(name) <= 128 && name[0] != '.' && name[0] != '-' && strings.Trim(name, letters) == ""
+}
+
+// isLinkName: a file in a folder, which may be hidden.
+func isLinkName(name string) bool {
+	folder, file, inFolder := strings.Cut(name, "/")
+	return inFolder && isPlain(folder) && file != "" && len(file) <= 255 && !strings.ContainsAny(file, "/\x00")
+}
 
 // Options say where a directory may be.
 type Options struct {
@@ -187,7 +201,7 @@ func (d *Dir) Write(name string, content []byte) (string, error) {
 
 func (d *Dir) admit(name string, size int) error {
 	switch {
-	case !fileName.MatchString(name):
+	case !isFileName(name):
 		return fmt.Errorf("file secret %q: not a plain file name", name)
 	case size > MaxFileBytes:
 		return fmt.Errorf("file secret %q: %d bytes are more than %d", name, size, MaxFileBytes)
@@ -201,7 +215,7 @@ func (d *Dir) admit(name string, size int) error {
 // Link makes a symbolic link. name is a folder, which [Dir.Write] may have
 // made, and a name in it; target is absolute.
 func (d *Dir) Link(name, target string) error {
-	if !linkName.MatchString(name) || strings.HasSuffix(name, "/.") || strings.HasSuffix(name, "/..") || !filepath.IsAbs(target) || d.links >= MaxLinks {
+	if !isLinkName(name) || strings.HasSuffix(name, "/.") || strings.HasSuffix(name, "/..") || !filepath.IsAbs(target) || d.links >= MaxLinks {
 		return errors.New("linking beside a file secret: not such a link, or too many")
 	}
 	if err := d.link(name, target); err != nil {
@@ -246,7 +260,7 @@ func (d *Dir) Remove() error {
 // Erase removes a directory that [Open] made, whoever holds it, and refuses
 // any other path. One that is gone is no error.
 func Erase(path string) error {
-	if !filepath.IsAbs(path) || filepath.Clean(path) != path || !dirName.MatchString(filepath.Base(path)) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || !isDirName(filepath.Base(path)) {
 		return errors.New("not a folder of file secrets")
 	}
 	if err := erase(path); err != nil {
@@ -308,7 +322,7 @@ func ours(base string) []string {
 	for {
 		names, err := f.Readdirnames(1024)
 		for _, name := range names {
-			if strings.HasPrefix(name, dirPrefix) && dirName.MatchString(name) {
+			if isDirName(name) {
 				out = append(out, name)
 			}
 		}

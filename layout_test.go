@@ -76,6 +76,7 @@ var arrows = []arrow{
 	{"internal/leakscan", []string{"internal/needle", "secret"}},
 	{"internal/gha", []string{"internal/redact", "secret", "github.com/sethvargo/go-githubactions"}},
 	{"internal/proc", []string{"github.com/creack/pty"}},
+	{"internal/proc/proctest", nil},
 	{"internal/filesecret", nil},
 	{"internal/isolate", []string{"internal/filesecret"}},
 	{"internal/inject", []string{"internal/proc", "internal/redact", "secret"}},

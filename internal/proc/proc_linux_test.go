@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/runenv/action/internal/proc"
+	"github.com/runenv/action/internal/proc/proctest"
 )
 
 // systemModes are helpers that change their own process, so each runs apart.
@@ -143,7 +144,7 @@ func ttyMode() int {
 
 func TestControlCLeavesTheWrapperAlive(t *testing.T) {
 	t.Parallel()
-	master, slave := pty(t)
+	master, slave := proctest.OpenTerminal(t)
 	cmd := exec.Command(self(t))
 	cmd.Env = env(modeVar + "=tty")
 	out := newLines(t)
@@ -229,27 +230,6 @@ func TestClosedPipeLeavesTheWrapperAlive(t *testing.T) {
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 128+int(syscall.SIGPIPE) {
 		t.Errorf("the wrapper ended with %v, want exit status %d", err, 128+int(syscall.SIGPIPE))
 	}
-}
-
-func pty(t *testing.T) (master, slave *os.File) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = slave.Close(); _ = master.Close() })
-	return master, slave
 }
 
 // hardenMode prints its own limits and dumpable flag, then has a child print

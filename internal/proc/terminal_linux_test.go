@@ -1,21 +1,17 @@
 package proc_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/runenv/action/internal/proc"
+	"github.com/runenv/action/internal/proc/proctest"
 )
 
 // ownTerminalMode runs its arguments as runenv does on a terminal when it
@@ -35,120 +31,35 @@ func ownTerminalMode() int {
 	return status.Code()
 }
 
-// A screen is somebody's terminal, with a shell in it.
-type screen struct {
-	t      *testing.T
-	master *os.File
-	cmd    *exec.Cmd
-
-	mu   sync.Mutex
-	seen bytes.Buffer
-	read int // what was looked at
-	more chan struct{}
-}
-
-func newScreen(t *testing.T, argv ...string) *screen {
+// newScreen runs a program on a terminal; $WRAP is what runs a command there as
+// runenv does.
+func newScreen(t *testing.T, argv ...string) *proctest.Screen {
 	t.Helper()
-	blocking, slave := pty(t)
-	// One that can be closed while it is read.
-	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	master := os.NewFile(uintptr(fd), "master")
-	_ = blocking.Close()
-	s := &screen{t: t, master: master, cmd: exec.Command(argv[0], argv[1:]...), more: make(chan struct{}, 1)}
-	s.cmd.Env = env("PS1=$ ", "TERM=dumb", "HISTFILE=", "WRAP="+modeVar+"=own-terminal "+self(t))
-	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = slave, slave, slave
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = slave.Close()
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			n, err := master.Read(buf)
-			s.mu.Lock()
-			s.seen.Write(buf[:n])
-			s.mu.Unlock()
-			select {
-			case s.more <- struct{}{}:
-			default:
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	t.Cleanup(func() {
-		_ = s.cmd.Process.Kill()
-		_ = s.cmd.Wait()
-		_ = master.Close()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if t.Failed() {
-			t.Logf("the screen:\n%s", s.seen.String())
-		}
-	})
-	return s
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = env("PS1=$ ", "TERM=dumb", "HISTFILE=", "WRAP="+modeVar+"=own-terminal "+self(t))
+	return proctest.NewScreen(t, cmd)
 }
 
-func (s *screen) keys(text string) {
-	s.t.Helper()
-	if _, err := s.master.WriteString(text); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// want waits for text after what was seen before, and returns what stood
-// before it.
-func (s *screen) want(text string) string {
-	s.t.Helper()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	for {
-		s.mu.Lock()
-		rest := s.seen.String()[s.read:]
-		before, _, ok := strings.Cut(rest, text)
-		if ok {
-			s.read += len(before) + len(text)
-		}
-		s.mu.Unlock()
-		if ok {
-			return before
-		}
-		select {
-		case <-s.more:
-		case <-timer.C:
-			s.t.Fatalf("%q doesn't come", text)
-		}
-	}
-}
-
-func bash(t *testing.T) *screen {
+func bash(t *testing.T) *proctest.Screen {
 	t.Helper()
 	s := newScreen(t, "bash", "--norc", "--noprofile", "-i")
-	s.want("$ ")
-	s.keys("set +o history; bind 'set enable-bracketed-paste off' 2>/dev/null; stty -echo; alias wrap=\"$WRAP\"; echo rea''dy\n")
-	s.want("ready")
-	s.want("$ ")
+	s.Want("$ ")
+	s.Keys("set +o history; bind 'set enable-bracketed-paste off' 2>/dev/null; stty -echo; alias wrap=\"$WRAP\"; echo rea''dy\n")
+	s.Want("ready")
+	s.Want("$ ")
 	return s
 }
 
 func TestOwnTerminalIsOne(t *testing.T) {
 	t.Parallel()
 	s := bash(t)
-	s.keys("stty rows 33 cols 101; wrap sh -c 'test -t 0 && test -t 1 && test -t 2 && tty </dev/tty >/dev/null && stty size'\n")
-	s.want("33 101\r\n")
-	s.want("status 0\r\n")
+	s.Keys("stty rows 33 cols 101; wrap sh -c 'test -t 0 && test -t 1 && test -t 2 && tty </dev/tty >/dev/null && stty size'\n")
+	s.Want("33 101\r\n")
+	s.Want("status 0\r\n")
 	// The settings are as they were.
-	s.want("$ ")
-	s.keys("stty -a | grep -o ' -\\?icanon'; echo e''nd\n")
-	if got := s.want("end"); strings.Contains(got, "-icanon") || !strings.Contains(got, "icanon") {
+	s.Want("$ ")
+	s.Keys("stty -a | grep -o ' -\\?icanon'; echo e''nd\n")
+	if got := s.Want("end"); strings.Contains(got, "-icanon") || !strings.Contains(got, "icanon") {
 		t.Errorf("the caller's terminal is left raw: %q", got)
 	}
 }
@@ -156,31 +67,24 @@ func TestOwnTerminalIsOne(t *testing.T) {
 func TestOwnTerminalResizes(t *testing.T) {
 	t.Parallel()
 	s := bash(t)
-	s.keys(`wrap sh -c 'trap "stty size; exit 0" WINCH; echo st"a"rted; while :; do read -r _; done'` + "\n")
-	s.want("started")
-	size := &unix.Winsize{Row: 44, Col: 55}
-	conn, err := s.master.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.Control(func(fd uintptr) { err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, size) }); err != nil {
-		t.Fatal(err)
-	}
-	s.keys("\n") // read is begun again after the signal
-	s.want("44 55")
-	s.want("status 0")
+	s.Keys(`wrap sh -c 'trap "stty size; exit 0" WINCH; echo st"a"rted; while :; do read -r _; done'` + "\n")
+	s.Want("started")
+	s.Resize(44, 55)
+	s.Keys("\n") // read is begun again after the signal
+	s.Want("44 55")
+	s.Want("status 0")
 }
 
 func TestPasswordPrompt(t *testing.T) {
 	t.Parallel()
 	s := bash(t)
-	s.keys(`wrap sh -c 'printf "Pass""word: "; stty -echo; read -r p </dev/tty; stty echo; echo; echo "got ${#p} letters"'` + "\n")
-	s.want("Password: ")
-	s.keys("hunter22\n")
-	if got := s.want("got 8 letters"); strings.Contains(got, "hunter22") {
+	s.Keys(`wrap sh -c 'printf "Pass""word: "; stty -echo; read -r p </dev/tty; stty echo; echo; echo "got ${#p} letters"'` + "\n")
+	s.Want("Password: ")
+	s.Keys("hunter22\n")
+	if got := s.Want("got 8 letters"); strings.Contains(got, "hunter22") {
 		t.Errorf("the password is echoed: %q", got)
 	}
-	s.want("status 0")
+	s.Want("status 0")
 }
 
 func TestSuspendGivesTheShellBack(t *testing.T) {
@@ -190,85 +94,78 @@ func TestSuspendGivesTheShellBack(t *testing.T) {
 		`sh -c 'echo st"a"rted; while read -r l; do echo "heard $l"; done'`,
 		`cat -u <(echo st"a"rted) -`,
 	} {
-		s.keys("wrap " + wrapped + "\n")
-		s.want("started")
+		s.Keys("wrap " + wrapped + "\n")
+		s.Want("started")
 		for range 2 {
-			s.keys("\x1a")
-			s.want("Stopped")
-			s.want("$ ")
-			s.keys("echo shell $((20+3)); stty -a | grep -o ' -\\?icanon'\n")
-			if got := s.want("icanon"); !strings.Contains(got, "shell 23") || strings.HasSuffix(got, "-") {
+			s.Keys("\x1a")
+			s.Want("Stopped")
+			s.Want("$ ")
+			s.Keys("echo shell $((20+3)); stty -a | grep -o ' -\\?icanon'\n")
+			if got := s.Want("icanon"); !strings.Contains(got, "shell 23") || strings.HasSuffix(got, "-") {
 				t.Errorf("the shell's terminal is raw while the job is stopped: %q", got)
 			}
-			s.want("$ ")
-			s.keys("fg\n")
-			s.want("\n") // the job's command line
-			s.keys("again\n")
-			s.want("again")
+			s.Want("$ ")
+			s.Keys("fg\n")
+			s.Want("\n") // the job's command line
+			s.Keys("again\n")
+			s.Want("again")
 		}
-		s.keys("\x04")
-		s.want("status 0")
-		s.want("$ ")
+		s.Keys("\x04")
+		s.Want("status 0")
+		s.Want("$ ")
 	}
 }
 
 func TestInteractiveShellKeepsItsJobs(t *testing.T) {
 	t.Parallel()
 	s := bash(t)
-	s.keys("wrap bash --norc --noprofile -i\n")
-	s.want("$ ")
-	s.keys("stty -echo; echo fir''st\n")
-	s.want("first")
-	s.keys("\x1a") // means nothing at a prompt
-	s.keys("sh -c 'echo inn\"e\"r; exec sleep 1000'\n")
-	s.want("inner")
-	s.keys("\x1a")
-	s.want("Stopped")
-	s.keys("kill %1; echo $((20+4))\n") // of the inner one
-	s.want("24")
-	s.keys("exit 3\n")
-	s.want("exit")
-	s.keys("exit 3\n") // there may have been stopped jobs
-	s.want("status 3")
+	s.Keys("wrap bash --norc --noprofile -i\n")
+	s.Want("$ ")
+	s.Keys("stty -echo; echo fir''st\n")
+	s.Want("first")
+	s.Keys("\x1a") // means nothing at a prompt
+	s.Keys("sh -c 'echo inn\"e\"r; exec sleep 1000'\n")
+	s.Want("inner")
+	s.Keys("\x1a")
+	s.Want("Stopped")
+	s.Keys("kill %1; echo $((20+4))\n") // of the inner one
+	s.Want("24")
+	s.Keys("exit 3\n")
+	s.Want("exit")
+	s.Keys("exit 3\n") // there may have been stopped jobs
+	s.Want("status 3")
 }
 
 func TestControlCInterrupts(t *testing.T) {
 	t.Parallel()
 	s := bash(t)
-	s.keys(`wrap sh -c 'trap "echo interr""upted; exit 9" INT; echo st"a"rted; while :; do sleep 0.05; done'` + "\n")
-	s.want("started")
-	s.keys("\x03")
-	s.want("interrupted")
-	s.want("status 9")
+	s.Keys(`wrap sh -c 'trap "echo interr""upted; exit 9" INT; echo st"a"rted; while :; do sleep 0.05; done'` + "\n")
+	s.Want("started")
+	s.Keys("\x03")
+	s.Want("interrupted")
+	s.Want("status 9")
 }
 
 func TestSecondControlCKills(t *testing.T) {
 	t.Parallel()
 	s := bash(t)
-	s.keys(`wrap sh -c 'trap "echo ignor""ed" INT; echo st"a"rted; while :; do sleep 0.05; done'` + "\n")
-	s.want("started")
-	s.keys("\x03")
-	s.want("ignored")
-	s.keys("\x03\x03") // the first of these may come too late on a slow machine
-	s.want("status 137")
+	s.Keys(`wrap sh -c 'trap "echo ignor""ed" INT; echo st"a"rted; while :; do sleep 0.05; done'` + "\n")
+	s.Want("started")
+	s.Keys("\x03")
+	s.Want("ignored")
+	s.Keys("\x03\x03") // the first of these may come too late on a slow machine
+	s.Want("status 137")
 }
 
 func TestHangUpEndsTheCommand(t *testing.T) {
 	t.Parallel()
 	s := newScreen(t, "sh", "-c", `exec env $WRAP sh -c 'echo $$; exec sleep 1000'`)
-	line := strings.TrimSpace(s.want("\r\n"))
+	line := strings.TrimSpace(s.Want("\r\n"))
 	var pid int
 	if _, err := fmt.Sscan(line, &pid); err != nil {
 		t.Fatalf("%q: %v", line, err)
 	}
-	_ = s.master.Close()
-	ended := make(chan struct{})
-	go func() { _ = s.cmd.Wait(); close(ended) }()
-	select {
-	case <-ended:
-	case <-time.After(patience):
-		t.Fatal("the wrapper outlives its terminal")
-	}
+	s.HangUp()
 	if err := syscall.Kill(pid, 0); err == nil {
 		t.Error("the command outlives its terminal")
 	}
@@ -277,10 +174,10 @@ func TestHangUpEndsTheCommand(t *testing.T) {
 func TestPipedInputWithOwnTerminal(t *testing.T) {
 	t.Parallel()
 	s := bash(t)
-	s.keys(`echo fr"o"m-pipe | wrap sh -c 'test -t 0 || cat; test -t 1 && echo ter"m"inal'` + "\n")
-	s.want("from-pipe")
-	s.want("terminal")
-	s.want("status 0")
+	s.Keys(`echo fr"o"m-pipe | wrap sh -c 'test -t 0 || cat; test -t 1 && echo ter"m"inal'` + "\n")
+	s.Want("from-pipe")
+	s.Want("terminal")
+	s.Want("status 0")
 }
 
 // The first process of a container is the parent of all orphans, and signals

@@ -28,7 +28,6 @@ import (
 	"github.com/runenv/action/broker/lease"
 	"github.com/runenv/action/broker/policy"
 	"github.com/runenv/action/broker/seal"
-	"github.com/runenv/action/broker/shape"
 	"github.com/runenv/action/broker/store"
 	"github.com/runenv/action/broker/store/sqlite"
 	"github.com/runenv/action/providers"
@@ -380,7 +379,7 @@ func (r *rig) definitions(file *config.File, open map[string]providers.Provider)
 		}
 		def := lease.Definition{Name: entry.Name, ProviderName: entry.Provider, Provider: p, Provides: provides, TTL: entry.TTL, MaxTTL: entry.MaxTTL}
 		for _, v := range entry.Env {
-			def.Env = append(def.Env, shape.Var{Name: v.Name, Field: v.Field, Mask: v.Mask, Optional: v.Optional, Default: v.Default})
+			def.Env = append(def.Env, v.Var)
 		}
 		defs[entry.Name] = def
 	}

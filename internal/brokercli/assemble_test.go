@@ -101,7 +101,7 @@ func TestOpenRefuses(t *testing.T) {
 		{
 			"no variables, and no defaults",
 			vault + "leases:\n  db: {provider: vault, path: a/b}" + role,
-			"runenv-broker: error: broker.yaml:14:3: leases.db.env: missing, and this lease has no variables of its own\nrunenv-broker: hint: write env: {VARIABLE: field}\n",
+			"runenv-broker: error: broker.yaml:14:3: leases.db.env: missing, and this lease has no variables of its own\nrunenv-broker: hint: write env: {VARIABLE: field} or file: {VARIABLE: field}\n",
 		},
 		{
 			"a ttl that the back end can't give",
@@ -112,6 +112,16 @@ func TestOpenRefuses(t *testing.T) {
 			"two leases that set one variable by default",
 			gcp + "leases:\n  db: {provider: gcp, access_token: {service_account: \"a-ci@shop-1.iam.gserviceaccount.com\"}}\n  two: {provider: gcp, access_token: {service_account: \"b-ci@shop-1.iam.gserviceaccount.com\"}, env: {GOOGLE_OAUTH_ACCESS_TOKEN: access_token}}" + strings.Replace(role, "[db]", "[db, two]", 1),
 			"runenv-broker: error: broker.yaml:15:3: leases.two: sets the variable GOOGLE_OAUTH_ACCESS_TOKEN, as the lease \"db\" of the same role \"prod\" does\nrunenv-broker: hint: ",
+		},
+		{
+			"two leases that want one file",
+			vault + "leases:\n  db: {provider: vault, path: a/b, env: {A_KEY_FILE: a}}\n  two: {provider: vault, path: a/c, file: {B: {field: a, name: A_KEY}}}" + strings.Replace(role, "[db]", "[db, two]", 1),
+			"runenv-broker: error: broker.yaml:15:3: leases.two: sets the file A_KEY, as the lease \"db\" of the same role \"prod\" does\nrunenv-broker: hint: ",
+		},
+		{
+			"two leases with one AWS profile",
+			vault + "leases:\n  db: {provider: vault, path: a/b, file: {AWS_SHARED_CREDENTIALS_FILE: {as: aws-profile, profile: p}}}\n  two: {provider: vault, path: a/c, file: {AWS_SHARED_CREDENTIALS_FILE: {as: aws-profile, profile: p}}}" + strings.Replace(role, "[db]", "[db, two]", 1),
+			"runenv-broker: error: broker.yaml:15:3: leases.two: sets the profile p, as the lease \"db\" of the same role \"prod\" does\nrunenv-broker: hint: ",
 		},
 		{
 			"a template of a reference that a project can't fill",
@@ -139,6 +149,15 @@ func TestOpenRefuses(t *testing.T) {
 			"runenv-broker: error: broker.yaml:14:3: leases.db: for role \"prod\" and project \"pay-api\": ",
 		},
 	})
+}
+
+func TestLeasesMayShareAFileOfAWSProfiles(t *testing.T) {
+	t.Parallel()
+	const leases = "leases:\n  db: {provider: vault, path: a/b, file: {AWS_SHARED_CREDENTIALS_FILE: {as: aws-profile, profile: one}}}\n  two: {provider: vault, path: a/c, env: {AWS_SHARED_CREDENTIALS_FILE: {as: aws-profile, profile: two}}}"
+	parts := "providers:\n  vault: {type: vault, address: https://vault.example.com}\n" + leases + strings.Replace(role, "[db]", "[db, two]", 1)
+	if _, err := open(parse(t, fmt.Sprintf(served, parts), false), mode{}, time.Now, slog.New(slog.DiscardHandler)); err != nil {
+		t.Errorf("two profiles of one file: %v", err)
+	}
 }
 
 // A token that one back end saw could else be used at another, or here.

@@ -19,6 +19,7 @@ type endpoint struct{ method, path, body string }
 func endpoints(id string) []endpoint {
 	return []endpoint{
 		{http.MethodPost, api.PathLeases, leaseBody("npm")},
+		{http.MethodPost, api.PathExplain, leaseBody("npm")},
 		{http.MethodPost, api.PathLeases + "/" + id + "/renew", ""},
 		{http.MethodDelete, api.PathLeases + "/" + id, ""},
 		{http.MethodPost, api.PathHeartbeat, ""},

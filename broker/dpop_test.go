@@ -237,6 +237,7 @@ func TestT13ProofReplayed(t *testing.T) {
 	id := s.lease("db")[0].ID
 	once(api.PathLeases, leaseBody("db"))
 	once(api.PathLeases+"/"+id+"/renew", "")
+	once(api.PathExplain, leaseBody("db"))
 	once(api.PathReport, `{"scan":"off"}`)
 
 	// What is idempotent may come twice.

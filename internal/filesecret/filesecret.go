@@ -85,14 +85,23 @@ func (o Options) temporary() string {
 }
 
 // A NoMemoryError says that no place for file secrets was found.
-type NoMemoryError struct{ tried []string }
+type NoMemoryError struct {
+	tried []string
+	disk  bool // a disk was allowed
+}
 
 func (e *NoMemoryError) Error() string {
+	if e.disk {
+		return "no folder for file secrets, on a disk either: " + strings.Join(e.tried, "; ")
+	}
 	return "no memory file system for file secrets: " + strings.Join(e.tried, "; ")
 }
 
 // Hint names the cure.
 func (e *NoMemoryError) Hint() string {
+	if e.disk {
+		return "set TMPDIR to a folder outside of the workspace and of caches"
+	}
 	return "mount a tmpfs at /dev/shm or set XDG_RUNTIME_DIR to one; --files=disk writes them to a disk all the same"
 }
 
@@ -123,7 +132,8 @@ func Open(opt Options) (*Dir, error) {
 	}
 	base := opt.temporary()
 	if err := usable(base, opt, false); err != nil {
-		return nil, fmt.Errorf("no folder for file secrets: %s %w", base, err)
+		failed.tried, failed.disk = append(failed.tried, fmt.Sprintf("%s %v", base, err)), true
+		return nil, failed
 	}
 	return openIn(base)
 }

@@ -96,24 +96,27 @@ func TestReferencesToFiles(t *testing.T) {
 func TestT21FilesCountForTheAnswersBound(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.grants = map[string]error{creds: nil}
-	big := strings.Repeat("x", 3<<20)
-	r.fields(providers.Revocable, time.Minute, map[string]string{"a": big + "1", "b": "2"})
+	more := creds + "-more"
+	r.grants = map[string]error{creds: nil, token: nil, more: nil}
+	r.fields(providers.Revocable, time.Minute, map[string]string{"a": strings.Repeat("x", 3<<20+512<<10), "b": "2"})
 	s := r.open("odd")
-	var in api.LeaseRequest
-	for i := range 5 {
-		in.References = append(in.References, reference(creds+"#a", fmt.Sprintf("V%d_FILE", i)))
+	tests := []struct {
+		name       string
+		references []api.Reference
+		status     int
+	}{
+		{"14 MiB in files", []api.Reference{reference(creds+"#a", "A_FILE"), reference(creds+"#a", "B_FILE"), reference(creds+"#a", "C_FILE"), reference(creds+"#a", "D_FILE")}, http.StatusOK},
+		{"17.5 MiB in files", []api.Reference{
+			reference(creds+"#a", "A_FILE"), reference(creds+"#a", "B_FILE"), reference(creds+"#a", "C_FILE"), reference(creds+"#a", "D_FILE"), reference(creds+"#a", "E_FILE"),
+		}, http.StatusBadGateway},
+		// JSON of all fields, of each of which a is hidden by itself.
+		{"7 MiB in files, and as much to hide", []api.Reference{reference(creds, "A_FILE"), reference(token, "B_FILE")}, http.StatusOK},
+		{"10.5 MiB in files, and as much to hide", []api.Reference{reference(creds, "A_FILE"), reference(token, "B_FILE"), reference(more, "C_FILE")}, http.StatusBadGateway},
 	}
-	if a := s.call(http.MethodPost, api.PathLeases, ask(t, in)); a.status != http.StatusOK || len(a.body) > api.MaxAnswer {
-		t.Errorf("15 MiB in files = %d, %d bytes", a.status, len(a.body))
-	}
-	in.References = append(in.References, reference(creds, "ALL_FILE")) // 3 MiB, and as much to hide
-	if a := s.call(http.MethodPost, api.PathLeases, ask(t, in)); a.status != http.StatusBadGateway {
-		t.Errorf("over 16 MiB = %d", a.status)
-	}
-	in.References = in.References[1:5]
-	in.References = append(in.References, reference(creds, "ALL_FILE"))
-	if a := s.call(http.MethodPost, api.PathLeases, ask(t, in)); a.status != http.StatusOK {
-		t.Errorf("15 MiB in files of which one is composed of what others deliver = %d", a.status)
+	for _, tt := range tests {
+		a := s.call(http.MethodPost, api.PathLeases, ask(t, api.LeaseRequest{References: tt.references}))
+		if a.status != tt.status || len(a.body) > api.MaxAnswer {
+			t.Errorf("%s = %d and %d bytes, want %d", tt.name, a.status, len(a.body), tt.status)
+		}
 	}
 }

@@ -528,7 +528,7 @@ func TestFlagsExist(t *testing.T) {
 	t.Parallel()
 	help := map[string]string{}
 	for _, command := range []string{
-		"runenv", "runenv run", "runenv whoami", "runenv version",
+		"runenv", "runenv run", "runenv scan", "runenv whoami", "runenv version",
 		"runenv-broker", "runenv-broker serve", "runenv-broker dev", "runenv-broker version",
 		"runenv-broker policy", "runenv-broker policy check", "runenv-broker policy test",
 		"runenv-broker audit", "runenv-broker audit show", "runenv-broker audit export", "runenv-broker audit verify",

@@ -106,3 +106,46 @@ func TestGuardianErasesNothingElse(t *testing.T) {
 		t.Error("a path over the limit is taken")
 	}
 }
+
+func TestT30FilesWithoutASession(t *testing.T) {
+	t.Parallel()
+	h, err := Start("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Guard(Config{}); err != nil {
+		t.Fatal(err)
+	}
+	d := folder(t)
+	if err := h.Files(d.Path()); err != nil {
+		t.Fatal(err)
+	}
+	if code := die(t, h); code != 0 {
+		t.Errorf("the guardian's exit code = %d, want 0", code)
+	}
+	if _, err := os.Lstat(d.Path()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder outlives the wrapper: %v", err)
+	}
+}
+
+func TestFoldersThatAreGoneDontCount(t *testing.T) {
+	t.Parallel()
+	h := start(t, Config{SessionURL: newBroker(t).URL})
+	for range 2 * maxFolders {
+		d := folder(t)
+		if err := h.Files(d.Path()); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Remove(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := folder(t)
+	if err := h.Files(last.Path()); err != nil {
+		t.Fatal(err)
+	}
+	_ = die(t, h)
+	if _, err := os.Lstat(last.Path()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the last folder outlives the wrapper: %v", err)
+	}
+}

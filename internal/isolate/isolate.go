@@ -88,7 +88,7 @@ func Is(args []string) bool { return len(args) > 1 && args[1] == argument }
 // A message is what crosses the pipe once the folder is ready: its length in
 // four bytes, then JSON.
 type message struct {
-	Env   []string
+	Env   [][]byte // texts of JSON would have to be UTF-8
 	Files []File
 }
 

@@ -146,7 +146,11 @@ func (s *Stage) hand(p *launched, env []string) error {
 	if what[0] != saysReady {
 		return p.refusal(what[0])
 	}
-	body, err := encode(message{Env: env, Files: s.Files})
+	m := message{Files: s.Files}
+	for _, kv := range env {
+		m.Env = append(m.Env, []byte(kv))
+	}
+	body, err := encode(m)
 	if err != nil {
 		return &Error{err}
 	}
@@ -202,7 +206,11 @@ func Main(args []string) int {
 	if err := a.drop(); err != nil {
 		return a.no(err)
 	}
-	err = syscall.Exec(a.path, a.args, m.Env)
+	env := make([]string, len(m.Env))
+	for i, kv := range m.Env {
+		env[i] = string(kv)
+	}
+	err = syscall.Exec(a.path, a.args, env)
 	errno, ok := errors.AsType[syscall.Errno](err)
 	if !ok {
 		errno = syscall.EINVAL // a NUL byte in an argument

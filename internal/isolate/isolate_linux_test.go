@@ -50,7 +50,7 @@ func drive(how string, command []string) int {
 			return err
 		}
 	}
-	attr := &os.ProcAttr{Env: []string{"PATH=" + os.Getenv("PATH"), "TOKEN_FILE=" + filepath.Join(dir.Path(), "token")},
+	attr := &os.ProcAttr{Env: []string{"PATH=" + os.Getenv("PATH"), "TOKEN_FILE=" + filepath.Join(dir.Path(), "token"), "LATIN=\xe9"},
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
 	p, err := stage.Start(command[0], command, attr)
 	if err != nil {
@@ -145,13 +145,14 @@ func TestT29FilesAreTheCommandsAlone(t *testing.T) {
 				stat -f -c %T "$TOKEN_FILE"
 				readlink "${TOKEN_FILE%/*}/docker/contexts"
 				grep " ${TOKEN_FILE%/*} " /proc/self/mountinfo | grep -cE 'ramfs|noswap'
+				printf %s "$LATIN" | od -An -tx1
 				id -u
 				grep CapEff /proc/self/status
 				exit 7`)
 			if status != 7 {
 				t.Errorf("status = %d, want the command's own 7", status)
 			}
-			for _, want := range []string{canary, "400 regular file\n700 directory\n700 directory\n", "/usr\n1\n", "outside: 0 <nil>"} {
+			for _, want := range []string{canary, "400 regular file\n700 directory\n700 directory\n", "/usr\n1\n", "\n e9\n", "outside: 0 <nil>"} {
 				if !strings.Contains(out, want) {
 					t.Errorf("the output doesn't hold %q", want)
 				}

@@ -475,7 +475,7 @@ func TestLeasesThatFitNoAnswerAreRolledBack(t *testing.T) {
 	var defs []lease.Definition
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
 		d := r.def(name, providers.Revocable)
-		d.Env[0].File = "big" // the environment has a bound of its own
+		d.Env[0].File = name // the environment has a bound of its own
 		defs = append(defs, d)
 	}
 	_, err := r.engine.Issue(t.Context(), r.request(s, defs...))

@@ -71,7 +71,7 @@ Exit status: as of "runenv run"; 1 or 2 for a fault in FILE or in the call.`,
   runenv-broker policy test --direct runenv.yaml
   runenv-broker providers check --direct --config runenv.yaml`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
+			if len(args) > 0 || !direct.NeedsCommand() {
 				return nil
 			}
 			return usageError{hinted{errors.New("no command to run was given"), "runenv-broker run --config FILE --role ROLE -- COMMAND ARG..."}}

@@ -153,7 +153,10 @@ func (d *delivery) awaitRestart(over <-chan struct{}, kill context.CancelFunc) b
 	}
 	before := d.p.ended.Load()
 	d.a.say.note("the command is stopped and started again, with other values")
-	d.p.forward <- syscall.SIGTERM
+	select {
+	case d.p.forward <- syscall.SIGTERM:
+	case <-over:
+	}
 	grace := time.NewTimer(restartGrace)
 	defer grace.Stop()
 	select {

@@ -17,10 +17,19 @@ import (
 // find a broker.
 //
 // There is no guardian: what could end the session dies with this process.
-type Direct struct{ o runOptions }
+type Direct struct {
+	o     runOptions
+	flags *pflag.FlagSet
+}
 
 // AddFlags adds the flags.
-func (d *Direct) AddFlags(f *pflag.FlagSet) { d.o.addFlags(f) }
+func (d *Direct) AddFlags(f *pflag.FlagSet) {
+	d.flags = f
+	d.o.addFlags(f)
+}
+
+// NeedsCommand says whether there is something to run: --explain runs nothing.
+func (d *Direct) NeedsCommand() bool { return !d.o.explain }
 
 // A Local broker is one inside this process.
 type Local struct {
@@ -35,6 +44,9 @@ type Local struct {
 // of `runenv run`. It has then said what went wrong.
 func (d *Direct) Run(env Env, broker Local, command []string) int {
 	a := &app{env: env, say: newPrinter(env.Stderr, env.Getenv), transport: roots.New()}
+	if err := fromVariables(d.flags, env.Getenv); err != nil {
+		return a.exit(err)
+	}
 	o := d.o
 	o.local = &broker
 	if err := o.check("runenv-broker run"); err != nil {

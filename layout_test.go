@@ -84,6 +84,7 @@ var arrows = []arrow{
 	{"internal/devissuer", []string{"github.com/go-jose/go-jose/v4"}},
 	{"client", []string{"broker/api", "internal/backoff", "internal/ci", "internal/roots", "ref", "secret", "github.com/go-jose/go-jose/v4"}},
 	{"client/clienttest", []string{"broker/api", "internal/ci", "ref", "secret", "github.com/go-jose/go-jose/v4"}},
+	{"internal/endpoint", []string{"broker/api", "internal/backoff", "secret"}},
 	{"internal/cli", []string{
 		"broker/api", "client", "ref", "secret",
 		"internal/backoff", "internal/ci", "internal/filesecret", "internal/gha", "internal/guardian", "internal/inject", "internal/isolate",

@@ -29,8 +29,8 @@ const (
 	maxBodyBytes   = 16 << 10
 	maxConns       = 256
 
-	headerTimeout = 5 * time.Second
-	readTimeout   = 10 * time.Second
+	headerTimeout = 3 * time.Second
+	readTimeout   = 5 * time.Second
 	writeTimeout  = 40 * time.Second // answering includes freshTimeout
 	idleTimeout   = 30 * time.Second
 

@@ -219,7 +219,7 @@ func testProgram(t *testing.T) string {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "helper")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(path, program, 0o755)); err != nil { //nolint:gosec // another user runs it
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(path, program, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -168,8 +168,18 @@ func TestOldValuesAreServedUntilTheyExpire(t *testing.T) {
 		if len(b.failed) != 1 || !errors.Is(b.failed[0], errDown) {
 			t.Errorf("told of failures: %v, want one", b.failed)
 		}
+		// Nor does what the broker tells keep it from trying.
+		before = b.session.count()
+		for n := range 300 {
+			b.at(time.Hour + time.Duration(n)*time.Second)
+			lease := b.one.now()
+			b.Observe(api.Event{Event: api.EventExpiring, Lease: &lease})
+		}
+		if got := b.session.count() - before; got < 8 || got > 25 {
+			t.Errorf("%d tries within five minutes of events", got)
+		}
 		b.session.set(func(f *fakeSession) { f.fail = nil })
-		b.at(61 * time.Minute)
+		b.at(66 * time.Minute)
 		b.is(t, b.session.count(), "db-1")
 	})
 }

@@ -25,7 +25,7 @@ func addressFile(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // another user reads it
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return filepath.Join(dir, "address")
@@ -33,7 +33,7 @@ func addressFile(t *testing.T) string {
 
 func writeAddress(t *testing.T, path, address string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(address), 0o644); err != nil { //nolint:gosec // another user reads it
+	if err := os.WriteFile(path, []byte(address), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

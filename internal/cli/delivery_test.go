@@ -135,8 +135,9 @@ func TestWorkspace(t *testing.T) {
 			t.Errorf("%q, %q: %q, want %q", tt.github, tt.gitlab, got, tt.want)
 		}
 	}
-	got := strings.Join(scanFolders("/ws", "/ws/sub", []string{"cache", "/ws/", "/ws/sub/cache"}), " ")
-	if want := "/ws /ws/sub/cache"; got != want {
+	a := &app{env: Env{Environ: []string{"GITHUB_WORKSPACE=/ws", "HOME=/home/me"}, Dir: "/ws/sub"}}
+	got := strings.Join(a.scanFolders([]string{"cache", "/ws/", "/ws/sub/cache", "~/.npm", "~x"}), " ")
+	if want := "/ws /ws/sub/cache /home/me/.npm /ws/sub/~x"; got != want {
 		t.Errorf("folders %q, want %q", got, want)
 	}
 }

@@ -68,7 +68,7 @@ func (a *app) explain(p *process, s *client.Session, o *runOptions) error {
 		out.Output = "untouched"
 	}
 	if o.scan.mode != scanOff {
-		out.Searched = scanFolders(workspace(a.env.Getenv, a.env.Dir), a.env.Dir, o.scan.paths)
+		out.Searched = a.scanFolders(o.scan.paths)
 	}
 	for _, l := range said.Leases {
 		out.Leases = append(out.Leases, a.explainLease(l, o))

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/runenv/action/broker/api"
@@ -73,21 +74,25 @@ func (d *delivery) beginSearch() *leakSearch {
 	if d.o.scan.mode == scanOff {
 		return s
 	}
-	s.folders = scanFolders(workspace(d.a.env.Getenv, d.a.env.Dir), d.a.env.Dir, d.o.scan.paths)
+	s.folders = d.a.scanFolders(d.o.scan.paths)
 	s.start = leakscan.Begin(s.folders...)
 	return s
 }
 
-// scanFolders are the folders and files to search, each once.
-func scanFolders(workspace, dir string, more []string) []string {
+// scanFolders are the folders and files to search, each once. ~ is the home
+// folder, as in the paths of a CI's caches, which no shell expands either.
+func (a *app) scanFolders(more []string) []string {
 	var out []string
 	seen := map[string]bool{}
-	for _, path := range append([]string{workspace}, more...) {
+	for _, path := range append([]string{workspace(a.env.Getenv, a.env.Dir)}, more...) {
 		if path == "" {
 			continue
 		}
+		if below, ok := strings.CutPrefix(path, "~/"); ok && a.env.Getenv("HOME") != "" {
+			path = filepath.Join(a.env.Getenv("HOME"), below)
+		}
 		if !filepath.IsAbs(path) {
-			path = filepath.Join(dir, path)
+			path = filepath.Join(a.env.Dir, path)
 		}
 		if path = filepath.Clean(path); !seen[path] {
 			seen[path] = true

@@ -123,7 +123,12 @@ func (e *Error) Hint() string { return e.hint }
 // Environ returns the environment of the command: base, in its order, without
 // what is withheld and without doubles (the last counts), then vars. A leased
 // variable takes the place of an inherited one, unless opt keeps that.
-func Environ(base []string, vars []Var, opt Options) ([]string, error) {
+func Environ(base []string, vars []Var, opt Options) (out []string, err error) {
+	erased(func() { out, err = environ(base, vars, opt) })
+	return out, err
+}
+
+func environ(base []string, vars []Var, opt Options) ([]string, error) {
 	if err := opt.check(vars); err != nil {
 		return nil, err
 	}

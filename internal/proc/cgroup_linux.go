@@ -35,7 +35,7 @@ func newCgroup() *cgroup {
 
 func cgroupIn(own string) *cgroup {
 	c := &cgroup{path: filepath.Join(own, "runenv-"+rand.Text())}
-	if err := os.Mkdir(c.path, 0o755); err != nil {
+	if err := os.Mkdir(c.path, 0o750); err != nil {
 		return nil
 	}
 	// Without cgroup.kill (before Linux 5.14) it would be of no use.

@@ -64,7 +64,7 @@ fuzz: ## run every fuzz test for FUZZTIME (default 10s) each
 	@sh scripts/fuzz.sh '$(FUZZTIME)'
 
 bench: build $(VAULT) ## print the benchmarks and a table of them (BENCH=regexp, BENCHTIME=1s)
-	@pg=$$(sh scripts/need.sh postgres postgresql '/usr/lib/postgresql/*/bin') && \
+	@sh scripts/need.sh rg ripgrep >/dev/null && pg=$$(sh scripts/need.sh postgres postgresql '/usr/lib/postgresql/*/bin') && \
 	RUNENV_E2E_VAULT='$(VAULT)' RUNENV_E2E_POSTGRES="$${pg%/*}" RUNENV_E2E_BIN='$(CURDIR)/bin' \
 		sh scripts/bench.sh '$(BENCH)' '$(BENCHTIME)'
 

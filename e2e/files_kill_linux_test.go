@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -76,14 +77,14 @@ func TestT30FilesAfterAKill(t *testing.T) {
 				lease := fileLeaseOf("one", fileOf("A_FILE", "token", "", []byte(fileCanary)))
 
 				t.Run("wrapper", func(t *testing.T) {
-					k := newFileSite(t, u, lease).startToKill(t, flags)
+					k := newFileSite(t, u, lease).apart(t).startToKill(t, flags)
 					since := time.Now()
 					kill(t, k.cmd.Process.Pid)
 					k.gone(t, since, 2*time.Second, "wrapper killed")
 					_ = k.cmd.Wait()
 				})
 				t.Run("guardian", func(t *testing.T) {
-					k := newFileSite(t, u, lease).startToKill(t, flags)
+					k := newFileSite(t, u, lease).apart(t).startToKill(t, flags)
 					kill(t, guardianOf(t, &run{cmd: k.cmd}))
 					if _, err := os.Lstat(k.folder); err != nil {
 						t.Errorf("the files of a living wrapper: %v", err)
@@ -95,7 +96,7 @@ func TestT30FilesAfterAKill(t *testing.T) {
 					_ = k.cmd.Wait()
 					k.gone(t, since, 2*time.Second, "guardian killed, then the command's end")
 				})
-				t.Run("both", func(t *testing.T) { killBoth(t, newFileSite(t, u, lease), flags, mode) })
+				t.Run("both", func(t *testing.T) { killBoth(t, newFileSite(t, u, lease).apart(t), flags, mode) })
 			})
 		}
 	}
@@ -137,7 +138,7 @@ func TestT30MountOfLeftoversGoesToo(t *testing.T) {
 	for _, u := range jobUsers(t) {
 		t.Run(u.name, func(t *testing.T) {
 			t.Parallel()
-			s := newFileSite(t, u, fileLeaseOf("one", fileOf("A_FILE", "token", "", []byte(fileCanary))))
+			s := newFileSite(t, u, fileLeaseOf("one", fileOf("A_FILE", "token", "", []byte(fileCanary)))).apart(t)
 			work := filepath.Join(s.dir, "work")
 			cmd := s.command(t, []string{"--isolate=require"}, "bash", "-c", `setsid bash -c 'echo "$$ ${A_FILE}" >tell; while test -e "$A_FILE"; do sleep 0.01; done; echo gone >left' & wait`)
 			if err := cmd.Start(); err != nil {
@@ -156,4 +157,46 @@ func TestT30MountOfLeftoversGoesToo(t *testing.T) {
 
 func procFile(pid int, name string) string {
 	return filepath.Join("/proc", strconv.Itoa(pid), name)
+}
+
+// With the broker in the wrapper's process no session is left to end, and the
+// files are.
+func TestT30FilesOfABrokerInTheProcess(t *testing.T) {
+	t.Parallel()
+	ci := harness.NewCI(t, nil)
+	s := newFileSite(t, jobUser{}).apart(t)
+	work := filepath.Join(s.dir, "work")
+	for name, text := range map[string]string{"ca.crt": string(harness.CA(t)), "runenv.yaml": fmt.Sprintf(`url: %s
+issuers:
+  github: {profile: github, url: "%s", ca_file: ca.crt, allow_networks: ["127.0.0.0/8"]}
+providers:
+  local: {type: static}
+projects:
+  shop-api: {github: acme/shop-api@1001}
+leases:
+  key: {provider: local, values: {token: "${env:THE_VALUE}"}, file: {A_FILE: token}}
+roles:
+  r: {projects: [shop-api], match: {github: {ref: refs/heads/main}}, leases: [key]}
+`, directBroker, ci.URL)} {
+		if err := os.WriteFile(filepath.Join(work, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for mode, flags := range fileModes {
+		t.Run(mode, func(t *testing.T) {
+			_ = os.Remove(filepath.Join(work, "tell"))
+			args := append([]string{"run", "--config", "runenv.yaml", "--role", "r"}, flags...)
+			cmd := exec.CommandContext(t.Context(), harness.Binaries(t).Broker, append(args, "--", "sh", "-c", `test "$(wc -c <"$A_FILE")" -gt 9 && echo "${A_FILE%/*}" >tell; exec sleep 300`)...)
+			cmd.Dir = work
+			cmd.Env = append(append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "SSL_CERT_FILE=ca.crt", "THE_VALUE=" + fileCanary}, s.env...), ci.Environ...)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			k := &killedRun{site: s, cmd: cmd, folder: awaitFile(t, filepath.Join(work, "tell"))}
+			since := time.Now()
+			kill(t, cmd.Process.Pid)
+			k.gone(t, since, 2*time.Second, "runenv-broker run killed")
+			_ = cmd.Wait()
+		})
+	}
 }

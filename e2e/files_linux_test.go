@@ -30,6 +30,21 @@ type fileSite struct {
 	broker *clienttest.Broker
 	user   jobUser
 	dir    string // the user's own
+	env    []string
+}
+
+// apart gives the site a memory file system that no start of another test
+// looks into.
+func (s *fileSite) apart(t *testing.T) *fileSite {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "runenv-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s.give(t, dir)
+	s.env = []string{"XDG_RUNTIME_DIR=" + dir}
+	return s
 }
 
 func newFileSite(t *testing.T, u jobUser, leases ...api.Lease) *fileSite {
@@ -86,10 +101,10 @@ func (s *fileSite) command(t *testing.T, flags []string, command ...string) *exe
 	args := append([]string{"run", "--role", "r"}, flags...)
 	cmd := exec.CommandContext(t.Context(), harness.Binaries(t).Runenv, append(append(args, "--"), command...)...)
 	cmd.Dir = filepath.Join(s.dir, "work")
-	cmd.Env = []string{
+	cmd.Env = append([]string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + s.dir, "TMPDIR=" + filepath.Join(s.dir, "tmp"),
 		"RUNENV_BROKER=" + s.broker.URL, "RUNENV_ID_TOKEN=" + token,
-	}
+	}, s.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.user.as}
 	return cmd
 }

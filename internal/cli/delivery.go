@@ -187,9 +187,15 @@ func (d *delivery) replace(r replacement) {
 // forgets them. It returns what the run fails with, which is err if that isn't
 // nil.
 func (d *delivery) end(err error) error {
+	// The search needs nobody, and the session's end is mostly waiting.
+	searched := make(chan *leaks, 1)
+	go func() { searched <- d.find() }()
 	ended, endErr := d.held.end(d.o.verbose || d.o.debug)
 	d.held.letGo(endErr == nil)
-	found := d.find()
+	found := <-searched
+	if found != nil {
+		d.tell(found)
+	}
 	d.o.step.ended(ended, endErr, found)
 	if found != nil && err == nil && found.fails() && d.a.status == 0 {
 		d.a.status = exitFailure

@@ -166,11 +166,15 @@ func (d *delivery) find() *leaks {
 		found.Hits = append(commands, report.Hits...)
 	}
 	d.p.log.Debug("searched for leaks", "folders", len(d.search.folders), "files", found.Files, "read", found.Read, "bytes", found.Bytes, "hits", len(found.Hits), "gaps", len(found.Gaps))
+	return found
+}
+
+// tell says what a search found, here and to the broker's audit log.
+func (d *delivery) tell(found *leaks) {
 	d.a.say.leaks(found, d.o.verbose || d.o.debug)
 	if n := len(found.Hits) + found.MoreHits; n > 0 {
 		d.report(api.Report{Scan: found.mode, ScanHits: min(n, maxReportedHits)})
 	}
-	return found
 }
 
 // maxReportedHits stands for more, too.

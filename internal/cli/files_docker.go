@@ -112,7 +112,7 @@ func mergeDocker(own []byte, sections []section) (secret.Value, error) {
 	}
 	text, err := json.Marshal(config)
 	if err != nil || len(text) > filesecret.MaxFileBytes {
-		return secret.Value{}, errors.New("Docker's config.json, with the leased logins, is too large")
+		return secret.Value{}, errors.New("with the leased logins, Docker's config.json is too large")
 	}
 	return secret.New(text), nil
 }

@@ -13,28 +13,45 @@ import (
 	"github.com/runenv/action/secret"
 )
 
+// A change is what is looked for from a place in the text on.
+type change struct {
+	at  int
+	set *needle.Set
+}
+
 // naive redacts the whole text at once. At the places in pauses the program
-// stopped for longer than a writer waits.
-func naive(set *needle.Set, text []byte, pauses []int) string {
+// stopped for longer than a writer waits; a change at such a place came after.
+func naive(changes []change, text []byte, pauses []int) string {
 	type event struct {
 		start, end, lease int
 		pause             bool
 	}
 	var events []event
-	for _, p := range pauses {
-		if start := set.Find(text[:p], false, func(int, int, int) {}); start < p {
-			lease, _ := set.Head(text[start:p])
-			events = append(events, event{start, p, lease, true})
+	from := 0 // what is before it is settled
+	for n, c := range changes {
+		until, last := len(text), n == len(changes)-1
+		if !last {
+			until = changes[n+1].at
 		}
+		for _, p := range pauses {
+			if p <= c.at || p > until {
+				continue
+			}
+			if start := from + c.set.Find(text[from:p], false, func(int, int, int) {}); start < p {
+				lease, _ := c.set.Head(text[start:p])
+				events = append(events, event{start, p, lease, true})
+			}
+		}
+		// What is decided at a pause comes before the hits from there on.
+		from += c.set.Find(text[from:until], last, func(start, end, lease int) {
+			i := 0
+			for i < len(events) && events[i].start <= from+start {
+				i++
+			}
+			events = append(events[:i:i], append([]event{{from + start, from + end, lease, false}}, events[i:]...)...)
+		})
 	}
-	// What is decided at a pause comes before the hits from there on.
-	set.Find(text, true, func(start, end, lease int) {
-		i := 0
-		for i < len(events) && events[i].start <= start {
-			i++
-		}
-		events = append(events[:i:i], append([]event{{start, end, lease, false}}, events[i:]...)...)
-	})
+	set := changes[len(changes)-1].set
 	var out []byte
 	done, marked, last := 0, false, 0 // marked: done is the end of what last's marker hides
 	for _, e := range events {
@@ -62,15 +79,21 @@ func naive(set *needle.Set, text []byte, pauses []int) string {
 }
 
 // split writes text in random parts, with pauses behind some, and tells where
-// these were.
-func split(t *testing.T, r *Redactor, text []byte, rnd *rand.Rand) (string, []int) {
+// these were. Before some it adds one of more, and tells what changed.
+func split(t *testing.T, r *Redactor, text []byte, more []Secret, rnd *rand.Rand) (string, []int, []change) {
 	t.Helper()
 	var out bytes.Buffer
 	var pauses []int
+	changes := []change{{0, r.Needles()}}
 	clock := newClock()
 	w := clock.writer(r, &out)
 	often := rnd.IntN(4)
 	for at := 0; at < len(text); {
+		if len(more) > 0 && rnd.IntN(8) == 0 {
+			r.Add(more[:1])
+			more = more[1:]
+			changes = append(changes, change{at, r.Needles()})
+		}
 		n := 1 + rnd.IntN(min(len(text)-at, 1+rnd.IntN(20)))
 		if got, err := w.Write(text[at : at+n]); got != n || err != nil {
 			t.Fatalf("Write = %d, %v, want %d, nil", got, err, n)
@@ -90,10 +113,10 @@ func split(t *testing.T, r *Redactor, text []byte, rnd *rand.Rand) (string, []in
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	return out.String(), pauses
+	return out.String(), pauses, changes
 }
 
-var markers = regexp.MustCompile(`\[REDACTED:[ab]\]`)
+var markers = regexp.MustCompile(`\[REDACTED:[abc]\]`)
 
 func FuzzAgainstNaive(f *testing.F) {
 	f.Add("abcabdabc", "second-value", "xx abcabcabdabc second-value", uint64(1))
@@ -116,13 +139,20 @@ func FuzzAgainstNaive(f *testing.F) {
 		}
 		secrets := []Secret{{Lease: "a", Value: secret.FromString(a)}, {Lease: "b", Value: secret.FromString(b)}}
 		r := New(secrets)
-		want := naive(r.set, full, nil)
+		want := naive([]change{{0, r.Needles()}}, full, nil)
 		if got := string(r.Bytes(full)); got != want {
 			t.Fatalf("Bytes(%q) = %q, want %q", full, got, want)
 		}
-		got, pauses := split(t, r, full, rnd)
-		if want := naive(r.set, full, pauses); got != want {
-			t.Fatalf("%q with pauses at %d: %q, want %q", full, pauses, got, want)
+		// What is added begins or continues what is known, or stands in the
+		// text, and is another lease's or one's that is known.
+		part := func(s []byte) string { at := rnd.IntN(len(s) + 1); return string(s[at : at+rnd.IntN(len(s)-at+1)]) }
+		var more []Secret
+		for _, text := range []string{part(full), a + part(full), part([]byte(b)) + a, b + b}[:rnd.IntN(5)] {
+			more = append(more, Secret{Lease: []string{"b", "c"}[rnd.IntN(2)], Value: secret.FromString(text)})
+		}
+		got, pauses, changes := split(t, r, full, more, rnd)
+		if want := naive(changes, full, pauses); got != want {
+			t.Fatalf("%q with pauses at %d, changes %v: %q, want %q", full, pauses, changes, got, want)
 		}
 		if markers.Match(full) {
 			return

@@ -20,6 +20,8 @@ package redact
 import (
 	"fmt"
 	"io"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/runenv/action/internal/needle"
@@ -31,9 +33,17 @@ const MinBytes = needle.MinBytes
 // A Secret is a value to hide and the lease to name in its place.
 type Secret = needle.Secret
 
-// A Redactor knows what to hide. It keeps copies of the values, never changes
-// once made, and is safe for concurrent use.
+// A Redactor knows what to hide, and can learn more. It keeps copies of the
+// values and is safe for concurrent use.
 type Redactor struct {
+	adding  sync.Mutex
+	secrets []Secret
+	now     atomic.Pointer[compiled]
+}
+
+// compiled never changes. What is compiled after it, of the same Redactor,
+// finds all that it finds, and has the same numbers for its leases.
+type compiled struct {
 	set    *needle.Set
 	marker [][]byte // by lease number
 }
@@ -41,24 +51,37 @@ type Redactor struct {
 // New compiles the secrets. Where two leases have the same value, the first
 // is the one that is named.
 func New(secrets []Secret) *Redactor {
-	r := &Redactor{set: needle.New(secrets)}
-	for i := range r.set.Leases() {
-		r.marker = append(r.marker, fmt.Appendf(nil, "[REDACTED:%s]", r.set.Lease(i)))
-	}
+	r := &Redactor{}
+	r.Add(secrets)
 	return r
 }
 
-// Short lists the leases with a value that is too short to be hidden.
-func (r *Redactor) Short() []string { return r.set.Short() }
+// Add has more secrets hidden, besides all that are hidden already. What is
+// written after it returns is looked at with them, and so is what a writer
+// holds back by then; what a writer has passed on is gone.
+func (r *Redactor) Add(secrets []Secret) {
+	r.adding.Lock()
+	defer r.adding.Unlock()
+	r.secrets = append(r.secrets, secrets...)
+	c := &compiled{set: needle.New(r.secrets)}
+	for i := range c.set.Leases() {
+		c.marker = append(c.marker, fmt.Appendf(nil, "[REDACTED:%s]", c.set.Lease(i)))
+	}
+	// The one before may be in use. It is wiped when nobody has it any more.
+	r.now.Store(c)
+}
 
-// Needles are what it looks for, so that others look for the same. They are
-// its own: [Redactor.Wipe] wipes them.
-func (r *Redactor) Needles() *needle.Set { return r.set }
+// Short lists the leases with a value that is too short to be hidden.
+func (r *Redactor) Short() []string { return r.now.Load().set.Short() }
+
+// Needles are what it looks for by now, so that others look for the same. They
+// are its own: [Redactor.Wipe] wipes them.
+func (r *Redactor) Needles() *needle.Set { return r.now.Load().set }
 
 // Bytes returns b with every hit replaced; b itself if there is none.
 func (r *Redactor) Bytes(b []byte) []byte {
 	var c cover
-	out, changed, _ := r.pass(nil, b, &c, true)
+	out, changed, _ := r.now.Load().pass(nil, b, &c, true)
 	if !changed {
 		return b
 	}
@@ -76,8 +99,8 @@ func (r *Redactor) Writer(w io.Writer) *Writer {
 }
 
 // Wipe overwrites the copies of the values. Nothing is hidden from then on: so
-// every writer is closed before.
-func (r *Redactor) Wipe() { r.set.Wipe() }
+// every writer is closed before, and nothing added after.
+func (r *Redactor) Wipe() { r.now.Load().set.Wipe() }
 
 // A cover says how far the last hit reaches into bytes that aren't passed on
 // yet. Its marker has been.
@@ -90,7 +113,7 @@ type cover struct {
 // hide covers t from start to end and appends to out what stands before that,
 // and the marker. A hit that overlaps the one before, or continues it for the
 // same lease, shares its marker.
-func (r *Redactor) hide(out, t []byte, c *cover, start, end, lease int) []byte {
+func (r *compiled) hide(out, t []byte, c *cover, start, end, lease int) []byte {
 	if start > c.until || !c.marked || start == c.until && lease != c.lease {
 		if start > c.until {
 			out = append(out, t[c.until:start]...)
@@ -105,7 +128,7 @@ func (r *Redactor) hide(out, t []byte, c *cover, start, end, lease int) []byte {
 // pass redacts t as far as it is settled and appends the result to out, unless
 // nothing changed: then t[:settled] is the result. It leaves c ready for
 // t[settled:] and what follows.
-func (r *Redactor) pass(out, t []byte, c *cover, last bool) (result []byte, changed bool, settled int) {
+func (r *compiled) pass(out, t []byte, c *cover, last bool) (result []byte, changed bool, settled int) {
 	settled = r.set.Find(t, last, func(start, end, lease int) { out = r.hide(out, t, c, start, end, lease) })
 	changed = c.until > 0
 	switch {

@@ -100,9 +100,10 @@ func (w *Writer) expire() {
 // value.
 func (w *Writer) letGo() {
 	out := w.out[:0]
-	lease, ok := w.r.set.Head(w.held)
+	r := w.r.now.Load() // what is held back is a head of its needles too
+	lease, ok := r.set.Head(w.held)
 	if ok && (len(w.held) >= MinBytes || w.cover.marked && lease == w.cover.lease) {
-		out = w.r.hide(out, w.held, &w.cover, 0, len(w.held), lease)
+		out = r.hide(out, w.held, &w.cover, 0, len(w.held), lease)
 	} else {
 		out = append(out, w.held[w.cover.until:]...)
 		w.cover = cover{until: len(w.held)}
@@ -130,7 +131,7 @@ func (w *Writer) Close() error {
 }
 
 func (w *Writer) emit(t []byte, last bool) (settled int) {
-	out, changed, settled := w.r.pass(w.out[:0], t, &w.cover, last)
+	out, changed, settled := w.r.now.Load().pass(w.out[:0], t, &w.cover, last)
 	w.out = out
 	if !changed {
 		out = t[:settled]

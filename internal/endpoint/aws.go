@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"time"
 
@@ -27,6 +28,16 @@ const (
 	awsSessionToken = "AWS_SESSION_TOKEN"
 	awsAccountID    = "AWS_ACCOUNT_ID"
 )
+
+// awsElsewhere keeps tools from credentials that aren't the lease's: SDKs read
+// the files before they ask here, and some ask the machine's metadata server
+// when they get no answer here.
+func awsElsewhere() []Variable {
+	plain := func(name, value string) Variable { return Variable{Name: name, Value: secret.FromString(value)} }
+	return []Variable{
+		plain("AWS_SHARED_CREDENTIALS_FILE", os.DevNull), plain("AWS_CONFIG_FILE", os.DevNull), plain("AWS_EC2_METADATA_DISABLED", "true"),
+	}
+}
 
 type awsService struct {
 	lease  *kept
@@ -110,7 +121,7 @@ func lacks(lease api.Lease, names ...string) error {
 	if i < 0 {
 		return nil
 	}
-	if slices.ContainsFunc(lease.Env, func(v api.Var) bool { return v.Name == names[i] && v.File }) {
+	if slices.ContainsFunc(lease.Files, func(f api.File) bool { return f.Variable == names[i] }) {
 		return fmt.Errorf("its variable %s is a file, which can't be served", names[i])
 	}
 	return errors.New("it has no variable " + names[i])

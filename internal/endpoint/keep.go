@@ -98,6 +98,9 @@ func Keep(cfg KeepConfig) (*Keeper, error) {
 	return k, nil
 }
 
+// Keeps reports whether a lease is kept fresh, by its name.
+func (k *Keeper) Keeps(name string) bool { return k.lease(name) != nil }
+
 // Observe takes what the broker tells of a lease: give it the events of
 // [github.com/runenv/action/client.Session.KeepAlive]. It returns at once.
 func (k *Keeper) Observe(event api.Event) {
@@ -292,7 +295,7 @@ func (l *kept) renew(ctx context.Context) {
 
 // take serves next from now on, if it can stand in for old.
 func (l *kept) take(old, next api.Lease) error {
-	if next.ID == old.ID && len(next.Env) == 0 {
+	if next.ID == old.ID && len(next.Env)+len(next.Files) == 0 {
 		return l.takeTime(old, next.ExpiresAt)
 	}
 	if !next.ExpiresAt.IsZero() && !l.k.cfg.Now().Before(next.ExpiresAt) {
@@ -339,7 +342,7 @@ func (l *kept) takeTime(old api.Lease, until time.Time) error {
 // a file can't be served.
 func variable(lease api.Lease, name string) (secret.Value, bool) {
 	for _, v := range lease.Env {
-		if v.Name == name && !v.File {
+		if v.Name == name {
 			return v.Value.Value, true
 		}
 	}
@@ -347,7 +350,10 @@ func variable(lease api.Lease, name string) (secret.Value, bool) {
 }
 
 func sameValues(a, b api.Lease) bool {
-	return slices.EqualFunc(a.Env, b.Env, func(v, w api.Var) bool {
-		return v.Name == w.Name && v.File == w.File && bytes.Equal(v.Value.Reveal(), w.Value.Reveal())
-	})
+	same := func(v, w api.Value) bool { return bytes.Equal(v.Reveal(), w.Reveal()) }
+	return slices.EqualFunc(a.Env, b.Env, func(v, w api.Var) bool { return v.Name == w.Name && same(v.Value, w.Value) }) &&
+		slices.EqualFunc(a.Files, b.Files, func(f, g api.File) bool {
+			return f.Variable == g.Variable && f.Name == g.Name && same(f.Value, g.Value)
+		}) &&
+		slices.EqualFunc(a.Hide, b.Hide, same)
 }

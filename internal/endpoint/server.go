@@ -166,13 +166,19 @@ func (s *Server) Secrets() []secret.Value {
 }
 
 // Variables are to be set for the command, whose environment getenv reads:
-// where that names a proxy, they keep loopback out of it.
+// where that names a proxy, they keep loopback out of it, and where it doesn't
+// say where AWS's tools look besides, they look nowhere else.
 func (s *Server) Variables(getenv func(string) string) []Variable {
 	plain := func(name, value string) Variable { return Variable{Name: name, Value: secret.FromString(value)} }
 	var all []Variable
 	if s.aws != nil {
 		all = append(all, plain("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://"+s.addr+awsPath),
 			Variable{"AWS_CONTAINER_AUTHORIZATION_TOKEN", s.aws.bearer, true})
+		for _, v := range awsElsewhere() {
+			if getenv(v.Name) == "" {
+				all = append(all, v)
+			}
+		}
 	}
 	if s.gce != nil {
 		// Google's libraries read the first and the second, gcloud the third.

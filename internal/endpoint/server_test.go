@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -442,6 +443,12 @@ func TestVariablesAndWhatTheyReplace(t *testing.T) {
 	if !strings.HasPrefix(host, "http://127.0.0.1:") {
 		t.Errorf("it listens at %s", host)
 	}
+	// What the command's environment says of AWS's files stays.
+	for _, v := range s.server.Variables(getenv("AWS_CONFIG_FILE=/home/me/aws")) {
+		if v.Name == "AWS_CONFIG_FILE" || v.Name == "AWS_SHARED_CREDENTIALS_FILE" && string(v.Value.Reveal()) != os.DevNull {
+			t.Errorf("%s is set", v.Name)
+		}
+	}
 }
 
 func getenv(env string) func(string) string {
@@ -461,7 +468,7 @@ func TestServeChecksItsConfiguration(t *testing.T) {
 	leases := append(allLeases(soon),
 		numbered("deploy2", 0, soon, vars(awsKeyID, awsSecretKey, awsSessionToken)),
 		numbered("forever", 0, time.Time{}, vars(awsKeyID, awsSecretKey, awsSessionToken)),
-		api.Lease{Name: "file", ExpiresAt: soon, Env: []api.Var{{Name: awsKeyID, Value: api.NewValue(secret.FromString("/dev/shm/x")), File: true}}})
+		api.Lease{Name: "file", ExpiresAt: soon, Files: []api.File{{Variable: awsKeyID, Name: "key", Value: api.NewValue(secret.FromString("x"))}}})
 	k, err := Keep(KeepConfig{Session: &fakeSession{now: time.Now}, Leases: leases})
 	if err != nil {
 		t.Fatal(err)

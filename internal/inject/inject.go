@@ -52,6 +52,16 @@ type Options struct {
 	// Keep are names that an inherited value keeps, rather than a leased one.
 	// A name in it that no lease sets is an error.
 	Keep []string
+	// Withhold are names that the command gets from nobody, and Set are
+	// variables that go in last, in the place of inherited and leased ones:
+	// nothing else of Options changes these.
+	Withhold []string
+	Set      []Var
+}
+
+// settled says whether Withhold or Set decides about a name.
+func (o Options) settled(name string) bool {
+	return slices.Contains(o.Withhold, name) || slices.ContainsFunc(o.Set, func(v Var) bool { return v.Name == name })
 }
 
 // pristine is what a login gives, by which programs find each other and speak
@@ -121,8 +131,9 @@ func (e *Error) Error() string {
 func (e *Error) Hint() string { return e.hint }
 
 // Environ returns the environment of the command: base, in its order, without
-// what is withheld and without doubles (the last counts), then vars. A leased
-// variable takes the place of an inherited one, unless opt keeps that.
+// what is withheld and without doubles (the last counts), then vars, then what
+// opt sets. A leased variable takes the place of an inherited one, unless opt
+// keeps that.
 func Environ(base []string, vars []Var, opt Options) (out []string, err error) {
 	erased(func() { out, err = environ(base, vars, opt) })
 	return out, err
@@ -144,12 +155,21 @@ func environ(base []string, vars []Var, opt Options) ([]string, error) {
 		leased[v.Name] = v.Lease
 	}
 	vars = slices.DeleteFunc(slices.Clone(vars), func(v Var) bool {
+		if opt.settled(v.Name) {
+			return true
+		}
 		kept := slices.Contains(opt.Keep, v.Name) && slices.ContainsFunc(base, func(kv string) bool { return nameOf(kv) == v.Name })
 		if kept {
 			delete(leased, v.Name)
 		}
 		return kept
 	})
+	for _, v := range opt.Set {
+		if err := check(v); err != nil {
+			return nil, err
+		}
+	}
+	vars = append(vars, opt.Set...)
 	out := inherited(base, leased, opt)
 	total := 0
 	for _, kv := range out {
@@ -178,7 +198,7 @@ func inherited(base []string, leased map[string]string, opt Options) []string {
 			continue
 		}
 		seen[name] = true
-		if _, ok := leased[name]; ok || !opt.PassCIToken && isWithheld(name) {
+		if _, ok := leased[name]; ok || opt.settled(name) || !opt.PassCIToken && isWithheld(name) {
 			continue
 		}
 		if !slices.Contains(opt.Keep, name) && !opt.inherits(name) {

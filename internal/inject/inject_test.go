@@ -205,6 +205,25 @@ func TestT29NamesThatRunCode(t *testing.T) {
 	}
 }
 
+// T29: what is served stands in no variable, be it inherited, leased or kept.
+func TestT29WithheldFromEverybody(t *testing.T) {
+	t.Parallel()
+	v := func(name, value string) Var { return Var{Name: name, Value: secret.FromString(value), Lease: "l"} }
+	got, err := Environ(
+		[]string{"KEY=old", "PROFILE=mine", "ADDR=elsewhere", "HOST=kept", "A=1"},
+		[]Var{v("KEY", "leased"), v("TOKEN", "leased"), v("HOST", "leased"), v("B", "2")},
+		Options{
+			Keep: []string{"KEY", "HOST"}, Only: []string{"*"}, Deny: []string{"ADDR"},
+			Withhold: []string{"KEY", "PROFILE"}, Set: []Var{v("ADDR", "here"), v("TOKEN", "bearer")},
+		})
+	if want := []string{"HOST=kept", "A=1", "B=2", "ADDR=here", "TOKEN=bearer"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("Environ = %q, %v, want %q", got, err, want)
+	}
+	if _, err := Environ(nil, nil, Options{Set: []Var{v("PATH", "/x")}}); err == nil {
+		t.Error("a variable that runs code is set")
+	}
+}
+
 func TestListsAreSorted(t *testing.T) {
 	t.Parallel()
 	for _, list := range [][]string{allowedNames, refusedNames} {

@@ -87,7 +87,7 @@ var arrows = []arrow{
 	{"internal/endpoint", []string{"broker/api", "internal/backoff", "secret"}},
 	{"internal/cli", []string{
 		"broker/api", "client", "ref", "secret",
-		"internal/backoff", "internal/ci", "internal/filesecret", "internal/gha", "internal/guardian", "internal/inject", "internal/isolate",
+		"internal/backoff", "internal/ci", "internal/endpoint", "internal/filesecret", "internal/gha", "internal/guardian", "internal/inject", "internal/isolate",
 		"internal/leakscan", "internal/needle", "internal/proc", "internal/redact", "internal/roots",
 		"github.com/goccy/go-yaml", "github.com/spf13/cobra", "github.com/spf13/pflag",
 	}},

@@ -287,6 +287,16 @@ func (b *Broker) CutWatches() {
 	}
 }
 
+// anew gives what stands in for a lease values of its own: the old ones with
+// the number of what was replaced by then behind them.
+func anew(env []api.Var, n int) []api.Var {
+	env = slices.Clone(env)
+	for i, v := range env {
+		env[i].Value = api.NewValue(secret.FromString(fmt.Sprintf("%s-%d", v.Value.Reveal(), n)))
+	}
+	return env
+}
+
 func (s *Session) finish(reason string) {
 	if s.Ended != "" {
 		return
@@ -461,6 +471,11 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, s *Session, p pro
 		return
 	}
 	out = append(out, named...)
+	if len(in.Replaces) > 0 {
+		for i := range out {
+			out[i].Env = anew(out[i].Env, len(s.replaced)+1)
+		}
+	}
 	for _, id := range in.Replaces {
 		s.replaced[id] = key
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -59,6 +60,8 @@ func child() {
 				return
 			}
 		}
+	case "ask": // aws|gce|vault PATH: prints what the endpoint answers; its status if that isn't 200
+		ask(args)
 	case "signals": // STARTED: makes the file, prints signals until TERM, exits 7
 		signals := make(chan os.Signal, 10)
 		signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -72,4 +75,33 @@ func child() {
 	default:
 		check(errors.New("no such behaviour"))
 	}
+}
+
+// ask does what a tool does that asks for credentials.
+func ask(args []string) {
+	var address string
+	header := http.Header{}
+	switch args[0] {
+	case "aws":
+		address = os.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
+		header.Set("Authorization", os.Getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN"))
+	case "gce":
+		address = "http://" + os.Getenv("GCE_METADATA_HOST") + "/computeMetadata/v1/" + args[1]
+		header.Set("Metadata-Flavor", "Google")
+	case "vault":
+		address = os.Getenv("VAULT_ADDR") + "/v1/" + args[1]
+		header.Set("X-Vault-Token", os.Getenv("VAULT_TOKEN"))
+	}
+	req, err := http.NewRequest(http.MethodGet, address, http.NoBody)
+	check(err)
+	req.Header = header
+	resp, err := http.DefaultClient.Do(req)
+	check(err)
+	body, err := io.ReadAll(resp.Body)
+	check(err)
+	check(resp.Body.Close())
+	if resp.StatusCode != http.StatusOK {
+		check(errors.New(resp.Status))
+	}
+	fmt.Printf("%s\n", body)
 }

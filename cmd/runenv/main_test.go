@@ -94,6 +94,12 @@ func roles() map[string][]api.Lease {
 			lease("npm", "static", 0, envVar("NPM_TOKEN", "npm-static-value")),
 			lease("aws", "expires", time.Hour, envVar("AWS_SESSION_TOKEN", "aws-session-value")),
 		},
+		"cloud": {
+			lease("deploy", "expires", time.Hour, envVar("AWS_ACCESS_KEY_ID", "aws-key-id-0"), envVar("AWS_SECRET_ACCESS_KEY", "aws-secret-key-0"), envVar("AWS_SESSION_TOKEN", "aws-session-value")),
+			lease("google", "expires", time.Hour, envVar("CLOUDSDK_AUTH_ACCESS_TOKEN", "google-access-token")),
+			lease("db", "revocable", time.Hour, envVar("DB_USER", "u-7f3a9c"), envVar("DB_PASSWORD", "correct-horse-battery")),
+			lease("npm", "static", 0, envVar("NPM_TOKEN", "npm-static-value")),
+		},
 		"lines": {lease("key", "revocable", time.Hour, envVar("KEY", "first line of it\nsecond line % \"of\" it\n"))},
 		"short": {lease("pin", "revocable", time.Hour, envVar("PIN", "1234"))},
 		"parts": {hiding(lease("url", "static", 0, envVar("DB_URL", "postgres://app:inner-password-1@db/shop")), "inner-password-1")},

@@ -20,7 +20,7 @@ const inputPrefix = "INPUT_"
 // and binary.
 var actionInputs = [...]string{
 	"broker", "role", "leases", "run", "shell", "working-directory", "if-no-token",
-	"pass-ci-token", "pristine", "only", "deny", "keep-existing", "files", "isolate", "scan", "scan-path", "scan-ignore", "on-exit",
+	"pass-ci-token", "pristine", "only", "deny", "keep-existing", "files", "isolate", "scan", "scan-path", "scan-ignore", "on-exit", "serve",
 	"mask", "summary", "version", "binary",
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/runenv/action/client"
 	"github.com/runenv/action/internal/gha"
 	"github.com/runenv/action/internal/guardian"
+	"github.com/runenv/action/internal/redact"
 	"github.com/runenv/action/secret"
 )
 
@@ -78,7 +79,7 @@ func (st *actionStep) opened(s *client.Session) error {
 }
 
 // leased masks the values before anything else can be printed.
-func (st *actionStep) leased(s *client.Session, leases []api.Lease) error {
+func (st *actionStep) leased(s *client.Session, leases []api.Lease, bearers []redact.Secret) error {
 	if st == nil {
 		return nil
 	}
@@ -89,6 +90,9 @@ func (st *actionStep) leased(s *client.Session, leases []api.Lease) error {
 			for _, s := range secretsOf(l) {
 				values = append(values, s.Value)
 			}
+		}
+		for _, s := range bearers {
+			values = append(values, s.Value)
 		}
 		if err := st.masks.Mask(values...); err != nil {
 			return err

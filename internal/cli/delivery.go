@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/client"
+	"github.com/runenv/action/internal/endpoint"
 	"github.com/runenv/action/internal/inject"
 	"github.com/runenv/action/internal/redact"
 )
@@ -27,26 +29,40 @@ type delivery struct {
 	session *client.Session
 	held    *held
 
+	mu      sync.Mutex
 	leases  []api.Lease     // that the command gets
 	secrets []redact.Secret // of these and of all that they replaced
 	hiding  *redact.Redactor
 	warned  map[string]bool // leases with a value too short to hide
-	search  *leakSearch     // nil before the command
+
+	search  *leakSearch      // nil before the command
+	keeper  *endpoint.Keeper // nil where no lease is kept fresh
+	server  *endpoint.Server // nil where none is served
+	bearers []redact.Secret  // of the server
+	again   chan struct{}    // the command is to be started again
 }
 
 // take adds leases to what is delivered.
 func (d *delivery) take(leases []api.Lease) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.leases = append(d.leases, leases...)
 	for _, l := range leases {
-		d.add(secretsOf(l))
+		d.learn(secretsOf(l))
 	}
 }
 
-func (d *delivery) add(secrets []redact.Secret) {
+// learn has values hidden and looked for from now on. mu is held.
+func (d *delivery) learn(secrets []redact.Secret) {
+	known := len(d.secrets)
 	for _, s := range secrets {
 		if !slices.ContainsFunc(d.secrets, func(have redact.Secret) bool { return bytes.Equal(have.Value.Reveal(), s.Value.Reveal()) }) {
 			d.secrets = append(d.secrets, s)
 		}
+	}
+	if d.hiding != nil && len(d.secrets) > known {
+		d.hiding.Add(d.secrets[known:])
+		d.warnOfShort()
 	}
 }
 
@@ -69,7 +85,8 @@ func secretsOf(l api.Lease) []redact.Secret {
 	return out
 }
 
-// environ is the command's environment, with the paths of its files.
+// environ is the command's environment, with the paths of its files. mu is
+// held.
 func (d *delivery) environ(paths []inject.Var) ([]string, error) {
 	vars := append([]inject.Var{}, paths...)
 	for _, l := range d.leases {
@@ -77,7 +94,11 @@ func (d *delivery) environ(paths []inject.Var) ([]string, error) {
 			vars = append(vars, inject.Var{Name: v.Name, Value: v.Value.Value, Lease: l.Name})
 		}
 	}
-	return inject.Environ(d.a.env.Environ, vars, d.o.injection(vars))
+	opt := d.o.injection(vars)
+	if err := d.endpointVars(&opt, paths); err != nil {
+		return nil, err
+	}
+	return inject.Environ(d.a.env.Environ, vars, opt)
 }
 
 // run runs the command, with --watch-restart as often as it is to, and returns
@@ -91,16 +112,16 @@ func (d *delivery) run() (int, error) {
 	}
 }
 
-// hide makes ready to hide all values. Nobody writes through what it replaces.
+// hide makes ready to hide all values. mu is held.
 func (d *delivery) hide() {
-	if d.hiding != nil {
-		d.hiding.Wipe()
-		d.hiding = nil
-	}
-	if len(d.secrets) == 0 || d.o.noRedact && d.o.scan.mode == scanOff {
+	if d.hiding != nil || len(d.secrets) == 0 && d.keeper == nil || d.o.noRedact && d.o.scan.mode == scanOff {
 		return
 	}
 	d.hiding = redact.New(d.secrets)
+	d.warnOfShort()
+}
+
+func (d *delivery) warnOfShort() {
 	for _, name := range d.hiding.Short() {
 		if !d.warned[name] {
 			if d.warned == nil {
@@ -112,19 +133,38 @@ func (d *delivery) hide() {
 	}
 }
 
+// prepare makes the command's files and environment of the leases as they are
+// now. Remove the files in the end.
+func (d *delivery) prepare() (files *delivered, environ []string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	select {
+	case <-d.again: // it is about to be
+	default:
+	}
+	more, err := d.endpointFiles()
+	if err != nil {
+		return nil, nil, err
+	}
+	if files, err = d.a.deliver(d.p, d.held, d.leases, d.o.files, more...); err != nil {
+		return nil, nil, err
+	}
+	if environ, err = d.environ(files.vars); err != nil {
+		files.remove()
+		return nil, nil, err
+	}
+	d.hide()
+	return files, environ, nil
+}
+
 // once runs the command once; again says that it was stopped to get other
 // values.
 func (d *delivery) once() (status int, again bool, err error) {
-	files, err := d.a.deliver(d.p, d.held, d.leases, d.o.files)
+	files, environ, err := d.prepare()
 	if err != nil {
 		return 0, false, err
 	}
 	defer files.remove()
-	environ, err := d.environ(files.vars)
-	if err != nil {
-		return 0, false, err
-	}
-	d.hide()
 	if d.search == nil {
 		d.search = d.beginSearch()
 	}
@@ -148,8 +188,7 @@ func (d *delivery) awaitRestart(over <-chan struct{}, kill context.CancelFunc) b
 	select {
 	case <-over:
 		return false
-	case r := <-d.held.replaced:
-		d.replace(r)
+	case <-d.again:
 	}
 	before := d.p.ended.Load()
 	d.a.say.note("the command is stopped and started again, with other values")
@@ -165,22 +204,7 @@ func (d *delivery) awaitRestart(over <-chan struct{}, kill context.CancelFunc) b
 		kill()
 		<-over
 	}
-	for {
-		select {
-		case r := <-d.held.replaced: // two at a time are one restart
-			d.replace(r)
-		default:
-			return d.p.ended.Load() == before
-		}
-	}
-}
-
-// replace puts a lease in the place of another. What was hidden stays hidden:
-// the old value may still turn up.
-func (d *delivery) replace(r replacement) {
-	d.a.say.note(fmt.Sprintf("lease %q is leased anew: %s", r.by.Name, promise(r.by)))
-	d.leases = slices.DeleteFunc(d.leases, func(l api.Lease) bool { return l.ID == r.old })
-	d.take([]api.Lease{r.by})
+	return d.p.ended.Load() == before
 }
 
 // end ends the session, looks for what the command left of its leases, and
@@ -190,6 +214,7 @@ func (d *delivery) end(err error) error {
 	// The search needs nobody, and the session's end is mostly waiting.
 	searched := make(chan *leaks, 1)
 	go func() { searched <- d.find() }()
+	d.unserve()
 	ended, endErr := d.held.end(d.o.verbose || d.o.debug)
 	d.held.letGo(endErr == nil)
 	found := <-searched

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/internal/endpoint"
 	"github.com/runenv/action/internal/leakscan"
 	"github.com/runenv/action/internal/redact"
 	"github.com/runenv/action/secret"
@@ -56,18 +57,18 @@ func TestT31ValuesAreForgotten(t *testing.T) {
 func TestT18ReplacedValuesStayHidden(t *testing.T) {
 	t.Parallel()
 	var said bytes.Buffer
-	d := &delivery{a: &app{say: &printer{w: &said}}, o: &runOptions{}}
+	d := &delivery{a: &app{say: &printer{w: &said}}, o: &runOptions{}, keeper: &endpoint.Keeper{}, again: make(chan struct{}, 1)}
 	d.take([]api.Lease{{ID: "1", Name: "l", Env: []api.Var{{Name: "A", Value: value("first-value"), Mask: true}}}})
-	d.replace(replacement{"1", api.Lease{ID: "2", Name: "l", Revocability: "revocable", Env: []api.Var{{Name: "A", Value: value("second-value"), Mask: true}}}})
 	d.hide()
+	d.fresh(api.Lease{ID: "2", Name: "l", Revocability: "revocable", Env: []api.Var{{Name: "A", Value: value("second-value"), Mask: true}}})
 	if got := string(d.hiding.Bytes([]byte("first-value second-value"))); got != "[REDACTED:l] [REDACTED:l]" {
 		t.Errorf("%q", got)
 	}
 	if len(d.leases) != 1 || d.leases[0].ID != "2" {
 		t.Errorf("the command gets %v", leaseNames(d.leases))
 	}
-	if strings.Contains(said.String(), "value") {
-		t.Errorf("it says %q", said.String())
+	if strings.Contains(said.String(), "value") || len(d.again) != 1 {
+		t.Errorf("it says %q, and is to be started again: %d", said.String(), len(d.again))
 	}
 }
 

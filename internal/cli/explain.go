@@ -28,6 +28,8 @@ type explanation struct {
 	Searched []string `json:"searched"`
 	Files    string   `json:"files"`   // memory or disk
 	Isolate  string   `json:"isolate"` // off, auto or require
+	// Serve is what --serve was given.
+	Serve []string `json:"serve"`
 }
 
 type explainedLease struct {
@@ -40,7 +42,7 @@ type explainedLease struct {
 
 type explainedVar struct {
 	Name      string `json:"name"`
-	Mechanism string `json:"mechanism"` // environment or file
+	Mechanism string `json:"mechanism"` // environment, file or endpoint
 	Masked    bool   `json:"masked"`
 	Optional  bool   `json:"optional,omitempty"`
 	// Note says what is special: that it takes the place of the caller's, that
@@ -63,6 +65,7 @@ func (a *app) explain(p *process, s *client.Session, o *runOptions) error {
 	out := explanation{
 		Broker: o.broker, Role: o.role, Leases: []explainedLease{}, Withheld: []string{}, Output: "redacted",
 		Scan: o.scan.mode, Searched: []string{}, Files: o.files.files, Isolate: o.files.isolate,
+		Serve: append([]string{}, o.serve.texts...),
 	}
 	if o.noRedact {
 		out.Output = "untouched"
@@ -91,8 +94,11 @@ func (a *app) explainLease(l api.Explained, o *runOptions) explainedLease {
 	}
 	for _, v := range l.Variables {
 		e := explainedVar{Name: v.Name, Mechanism: "environment", Masked: v.Mask, Optional: v.Optional}
-		if v.File {
+		switch {
+		case v.File:
 			e.Mechanism = "file"
+		case o.serve.serves(l.Name, v.Name):
+			e.Mechanism = "endpoint"
 		}
 		_, several := strings.CutSuffix(v.Name, "*")
 		there := slices.ContainsFunc(a.env.Environ, func(kv string) bool { return strings.HasPrefix(kv, v.Name+"=") })
@@ -151,7 +157,7 @@ func (e *explanation) write(w io.Writer) error {
 		}
 		fmt.Fprintf(&b, "\nlease %s (%s; %s)\n", l.Name, l.Provider, life)
 		for _, v := range l.Variables {
-			how := map[string]string{"environment": "in the environment", "file": "path of a file in " + e.Files}[v.Mechanism]
+			how := map[string]string{"environment": "in the environment", "file": "path of a file in " + e.Files, "endpoint": "not in the environment, but served on loopback"}[v.Mechanism]
 			if v.Masked {
 				how += ", hidden in the output and looked for by the leak scan"
 			}
@@ -167,6 +173,9 @@ func (e *explanation) write(w io.Writer) error {
 	b.WriteString("\n")
 	if len(e.Withheld) > 0 {
 		fmt.Fprintf(&b, "not inherited: %s\n", strings.Join(e.Withheld, " "))
+	}
+	if len(e.Serve) > 0 {
+		fmt.Fprintf(&b, "served on loopback: %s\n", strings.Join(e.Serve, ", "))
 	}
 	fmt.Fprintf(&b, "output: %s\n", e.Output)
 	if len(e.Searched) > 0 {

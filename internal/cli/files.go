@@ -91,12 +91,13 @@ type delivered struct {
 	guardian *guardian.Handle // one for the files alone, where the session has none
 }
 
-// deliver makes the files of all leases in one folder. Call [delivered.remove]
+// deliver makes the files of all leases, and more, in one folder. Call [delivered.remove]
 // in the end, as soon as the command and its leftovers are gone, and before
 // the session's guardian is dismissed.
-func (a *app) deliver(p *process, h *held, leases []api.Lease, o fileOptions) (*delivered, error) {
+func (a *app) deliver(p *process, h *held, leases []api.Lease, o fileOptions, more ...planned) (*delivered, error) {
 	d := &delivered{a: a, p: p, h: h, o: o}
 	files, err := a.plan(leases)
+	files = append(files, more...)
 	if err != nil || len(files) == 0 {
 		return d, err
 	}

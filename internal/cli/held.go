@@ -10,6 +10,7 @@ import (
 
 	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/client"
+	"github.com/runenv/action/internal/endpoint"
 	"github.com/runenv/action/internal/guardian"
 )
 
@@ -36,17 +37,10 @@ type held struct {
 	mu     sync.Mutex
 	timers []*time.Timer
 
-	// anew says that a lease which runs out is leased anew; what replaces it
-	// goes to replaced.
-	anew       bool
-	references []api.Reference
-	replaced   chan replacement
-}
-
-// A replacement is a lease that stands in for another.
-type replacement struct {
-	old string // its id
-	by  api.Lease
+	// anew says that every lease is kept fresh, for a command that can be
+	// started again; else keeper keeps those that are served, if any.
+	anew   bool
+	keeper atomic.Pointer[endpoint.Keeper]
 }
 
 // started is a guardian on its way, beside the exchange.
@@ -79,7 +73,7 @@ func dismiss(starting <-chan started) {
 func (a *app) hold(p *process, s *client.Session, o *runOptions, ca []byte, starting <-chan started) *held {
 	h := &held{
 		p: p, session: s, kept: make(chan struct{}), unended: "the broker ends it after missed heartbeats",
-		anew: o.watchRestart, references: o.leaseRequest().References, replaced: make(chan replacement, api.MaxLeaseNames),
+		anew: o.watchRestart,
 	}
 	if starting == nil {
 		h.unended = "the broker is in this process: what it issued runs out by itself"
@@ -94,6 +88,8 @@ func (a *app) hold(p *process, s *client.Session, o *runOptions, ca []byte, star
 		err := s.KeepAlive(ctx, func(e api.Event) {
 			switch {
 			case e.Lease == nil:
+			case h.keeps(e.Lease.Name):
+				h.keeper.Load().Observe(e)
 			case e.Event == api.EventExpiring:
 				h.expiring(*e.Lease)
 			default:
@@ -135,7 +131,7 @@ func (a *app) guardianCA(ca []byte) []byte {
 // leases that nobody can renew, and the session itself.
 func (h *held) warnBeforeExpiry(leases []api.Lease, hardEnd time.Time) {
 	for _, l := range leases {
-		if !l.Renewable && !l.ExpiresAt.IsZero() && l.ExpiresAt.Before(hardEnd) {
+		if !h.keeps(l.Name) && !l.Renewable && !l.ExpiresAt.IsZero() && l.ExpiresAt.Before(hardEnd) {
 			h.before(l.ExpiresAt, func() { h.expiring(l) })
 		}
 	}
@@ -149,37 +145,19 @@ func (h *held) before(end time.Time, warn func()) {
 	h.timers = append(h.timers, time.AfterFunc(left-min(warnAhead, left/10), warn))
 }
 
-// expiring acts once on a lease that runs out under the command, whose
-// variables can't be given other values: it is leased anew for a command that
-// may be started again, or else told of.
+// keeps reports whether a lease is kept fresh.
+func (h *held) keeps(name string) bool {
+	k := h.keeper.Load()
+	return k != nil && (h.anew || k.Serves(name))
+}
+
+// expiring tells once of a lease that runs out under the command, whose
+// variables can't be given other values.
 func (h *held) expiring(l api.Lease) {
 	if _, told := h.told.LoadOrStore(l.ID, true); told || h.ending.Load() {
 		return
 	}
-	if h.anew {
-		by, err := h.session.Renew(h.p.ending, l, h.references...)
-		if err == nil {
-			h.anewFor(l.ID, by)
-			return
-		}
-		h.p.say.problem(fmt.Sprintf("lease %q isn't leased anew", l.Name), err)
-	}
 	h.p.say.warning(fmt.Sprintf("lease %q expires at %s and can't be renewed in place: the command's values end with it", l.Name, at(l.ExpiresAt)))
-}
-
-// anewFor hands on what replaces a lease. One that was renewed in place has no
-// values, and the command needs none.
-func (h *held) anewFor(old string, by api.Lease) {
-	if by.ID == old || h.ending.Load() {
-		return
-	}
-	select {
-	case h.replaced <- replacement{old, by}:
-	default: // more than a session may have
-	}
-	if !by.ExpiresAt.IsZero() && by.ExpiresAt.Before(h.session.HardEnd()) {
-		h.before(by.ExpiresAt, func() { h.expiring(by) })
-	}
 }
 
 // end ends the session. Where that fails the guardian goes on trying, once we

@@ -22,6 +22,7 @@ type runOptions struct {
 	passCIToken  bool
 	inherit      inherit
 	files        fileOptions
+	serve        serveOptions
 	noRedact     bool
 	scan         scanOptions
 	onExit       string
@@ -76,8 +77,16 @@ Settings come from flags, else from RUNENV_BROKER, RUNENV_ROLE, RUNENV_LEASES
 .runenv.yaml in the working directory, which may hold broker, role and leases.
 In CI that file can't set the broker: a pull request could change it. --pristine,
 --only, --deny, --keep-existing, --files, --isolate, --scan, --scan-path,
---scan-ignore and --on-exit can be set by variables too, such as RUNENV_SCAN_PATH, with lines or
-semicolons between the items of a list.
+--scan-ignore, --on-exit and --serve can be set by variables too, such as
+RUNENV_SCAN_PATH, with lines or semicolons between the items of a list.
+
+A lease that can't be renewed in place grows old in a variable. With --serve it
+is leased anew before it ends, and stands in no variable: AWS's SDKs and CLI ask
+for it at AWS_CONTAINER_CREDENTIALS_FULL_URI, Google's libraries and gcloud at
+GCE_METADATA_HOST, Vault's clients at VAULT_ADDR, on 127.0.0.1. Vault's need the
+path: references have it, for a named lease it is LEASE:PATH#FIELD=VARIABLE,...
+(secret/data/ci/npm for a KV engine that isn't mounted at its first segment).
+For programs that can't ask again there is --watch-restart.
 
 The job's token comes from RUNENV_ID_TOKEN_FILE, RUNENV_ID_TOKEN (GitLab:
 "id_tokens:", with the broker's URL as "aud:") or GitHub Actions ("permissions:
@@ -96,6 +105,13 @@ broker ended early, is a warning.`,
 
   # Secrets by reference, as far as the role grants them:
   runenv run --lease NPM_TOKEN=vault://secret/ci/npm#token --lease 'APP_*=aws-sm://prod/app' -- npm publish
+
+  # A job longer than its AWS session: the SDKs ask for the next one on loopback.
+  runenv run --lease deploy --serve aws -- ./migrate.sh
+
+  # Vault's CLI reads the lease, renewed, where it always did:
+  runenv run --lease DB_PASSWORD=vault://database/creds/ro#password --serve vault -- ./report.sh
+  runenv run --lease db --serve 'vault=db:database/creds/ro#username=DB_USER,password=DB_PASSWORD' -- ./report.sh
 
   # What would it get?
   runenv run --role deploy --explain
@@ -122,6 +138,7 @@ broker ended early, is a warning.`,
 	brokerFlags(f, &o.settings)
 	o.addFlags(f)
 	_ = cmd.RegisterFlagCompletionFunc("lease", completeLease) // it fails for unknown flags alone
+	_ = cmd.RegisterFlagCompletionFunc("serve", completeServe)
 	return cmd
 }
 
@@ -143,6 +160,7 @@ func (o *runOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.scan.paths, "scan-path", nil, "search the file or folder `PATH` too, beside the workspace; once for each")
 	f.StringArrayVar(&o.scan.ignore, "scan-ignore", nil, "leave out files and folders that match the `GLOB`, like **/tfplan; once for each")
 	f.StringVar(&o.onExit, "on-exit", onExitKill, "`WHAT` becomes of processes that the command leaves running: kill, or detach (they live on)")
+	f.StringArrayVar(&o.serve.texts, "serve", nil, "serve a lease on loopback, renewed, to tools that ask for credentials again: `TOOLS` are aws, gce (Linux) or vault, with =LEASE where several would do; once for each")
 	f.BoolVar(&o.watchRestart, "watch-restart", false, "when a lease runs out, lease it anew, stop the command and start it again")
 	f.BoolVar(&o.explain, "explain", false, "say what the command would get, from which lease and how; lease and run nothing")
 	f.BoolVar(&o.asJSON, "json", false, "with --explain: as JSON")
@@ -174,6 +192,9 @@ func (o *runOptions) check(command string) error {
 	}
 	if err := o.scan.check(); err != nil {
 		return &usageError{"--scan-ignore: " + err.Error(), command}
+	}
+	if err := o.serve.check(); err != nil {
+		return &usageError{"--serve " + err.Error(), command}
 	}
 	return o.files.check(command)
 }
@@ -261,7 +282,7 @@ func (a *app) withoutToken(p *process, o runOptions) error {
 
 // inSession leases, runs the command and ends the session, whatever happens.
 func (a *app) inSession(p *process, s *client.Session, o *runOptions, ca []byte, starting <-chan started) (err error) {
-	d := &delivery{a: a, p: p, o: o, session: s, held: a.hold(p, s, o, ca, starting)}
+	d := &delivery{a: a, p: p, o: o, session: s, held: a.hold(p, s, o, ca, starting), again: make(chan struct{}, 1)}
 	defer func() { err = d.end(err) }()
 
 	if err := o.step.opened(s); err != nil {
@@ -271,7 +292,11 @@ func (a *app) inSession(p *process, s *client.Session, o *runOptions, ca []byte,
 	if err != nil {
 		return p.orSignal(err)
 	}
-	if err := o.step.leased(s, leases); err != nil {
+	d.take(leases)
+	if err := d.serve(leases); err != nil {
+		return err
+	}
+	if err := o.step.leased(s, leases, d.bearers); err != nil {
 		return err
 	}
 	p.log.Debug("leased", "session", s.ID(), "leases", leaseNames(leases))
@@ -281,7 +306,6 @@ func (a *app) inSession(p *process, s *client.Session, o *runOptions, ca []byte,
 		}
 	}
 	d.held.warnBeforeExpiry(leases, s.HardEnd())
-	d.take(leases)
 	a.status, err = d.run()
 	return err
 }

@@ -43,7 +43,7 @@ type settings struct {
 // job's definition can set them for every `runenv run` of the job. Each is
 // RUNENV_ and the flag's name. Lists have lines or semicolons between.
 var flagVariables = [...]string{
-	"pristine", "only", "deny", "keep-existing", "files", "isolate", "scan", "scan-path", "scan-ignore", "on-exit",
+	"pristine", "only", "deny", "keep-existing", "files", "isolate", "scan", "scan-path", "scan-ignore", "on-exit", "serve",
 }
 
 func variableFor(flag string) string {

@@ -39,13 +39,16 @@ func awsElsewhere() []Variable {
 	}
 }
 
+// AWSVariables are those that a lease must have to be served.
+func AWSVariables() []string { return []string{awsKeyID, awsSecretKey, awsSessionToken} }
+
 type awsService struct {
 	lease  *kept
 	bearer secret.Value
 }
 
 func openAWS(k *Keeper, cfg AWS) (*awsService, error) {
-	needs := []string{awsKeyID, awsSecretKey, awsSessionToken}
+	needs := AWSVariables()
 	l, err := k.fits("AWS", cfg.Lease, func(lease api.Lease) error { return lacks(lease, needs...) })
 	if err != nil {
 		return nil, err

@@ -48,7 +48,8 @@ const (
 	maxIDTokenBytes = 16 << 10
 )
 
-func gceTokenVariables() []string {
+// GCEVariables are those of which a lease must have one to be served.
+func GCEVariables() []string {
 	return []string{"CLOUDSDK_AUTH_ACCESS_TOKEN", "GOOGLE_OAUTH_ACCESS_TOKEN"}
 }
 
@@ -75,15 +76,15 @@ type onDemand func(s *gceService, r *http.Request, t target) answer
 
 func openGCE(k *Keeper, cfg GCE, now func() time.Time) (*gceService, error) {
 	tokenVariable := func(lease api.Lease) string {
-		i := slices.IndexFunc(gceTokenVariables(), func(name string) bool { return lacks(lease, name) == nil })
+		i := slices.IndexFunc(GCEVariables(), func(name string) bool { return lacks(lease, name) == nil })
 		if i < 0 {
 			return ""
 		}
-		return gceTokenVariables()[i]
+		return GCEVariables()[i]
 	}
 	l, err := k.fits("GCE", cfg.Lease, func(lease api.Lease) error {
 		if tokenVariable(lease) == "" {
-			return errors.New("it has neither " + strings.Join(gceTokenVariables(), " nor "))
+			return errors.New("it has neither " + strings.Join(GCEVariables(), " nor "))
 		}
 		return nil
 	})

@@ -42,6 +42,9 @@ type KeepConfig struct {
 	// Leases are kept fresh, with the values that they came with. One that
 	// never expires is left as it is.
 	Leases []api.Lease
+	// OnlyServed keeps those alone that a [Server] serves; the others are left
+	// as they are.
+	OnlyServed bool
 	// OnValues is called with each lease that came with new values, before
 	// these are served to anybody; one call at a time. What hides values and
 	// what looks for leaks learns of them here, and so does what starts the
@@ -62,6 +65,7 @@ type Keeper struct {
 	cfg     KeepConfig
 	leases  []*kept
 	telling sync.Mutex // held during OnValues
+	start   func(*kept)
 	stop    context.CancelFunc
 	running sync.WaitGroup
 }
@@ -80,6 +84,7 @@ func Keep(cfg KeepConfig) (*Keeper, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	k := &Keeper{cfg: cfg, stop: stop}
+	k.start = func(l *kept) { k.running.Go(func() { l.keep(ctx) }) }
 	for _, lease := range cfg.Leases {
 		if k.lease(lease.Name) != nil {
 			stop()
@@ -90,16 +95,24 @@ func Keep(cfg KeepConfig) (*Keeper, error) {
 			hurry: make(chan struct{}, 1), tried: make(chan struct{}),
 		})
 	}
-	for i, l := range k.leases {
-		if !cfg.Leases[i].ExpiresAt.IsZero() {
-			k.running.Go(func() { l.keep(ctx) })
+	for _, l := range k.leases {
+		if !cfg.OnlyServed {
+			l.begin()
 		}
 	}
 	return k, nil
 }
 
-// Keeps reports whether a lease is kept fresh, by its name.
-func (k *Keeper) Keeps(name string) bool { return k.lease(name) != nil }
+// Serves reports whether a [Server] serves the lease of that name.
+func (k *Keeper) Serves(name string) bool {
+	l := k.lease(name)
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.need) > 0
+}
 
 // Observe takes what the broker tells of a lease: give it the events of
 // [github.com/runenv/action/client.Session.KeepAlive]. It returns at once.
@@ -133,6 +146,7 @@ func (k *Keeper) lease(name string) *kept {
 type kept struct {
 	k     *Keeper
 	name  string
+	once  sync.Once     // it is kept fresh
 	hurry chan struct{} // asks for a renewal before it is due
 
 	mu       sync.Mutex
@@ -181,10 +195,19 @@ func (l *kept) now() api.Lease {
 }
 
 // require names variables that whatever takes the lease's place must have.
+// It is served from then on, and so kept fresh.
 func (l *kept) require(names ...string) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.need = append(l.need, names...)
+	l.mu.Unlock()
+	l.begin()
+}
+
+// begin keeps the lease fresh from now on, unless it never expires.
+func (l *kept) begin() {
+	if !l.now().ExpiresAt.IsZero() {
+		l.once.Do(func() { l.k.start(l) })
+	}
 }
 
 func (l *kept) ask() {

@@ -221,7 +221,7 @@ func (s *Server) Withholds() []string {
 			"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 	}
 	if s.gce != nil {
-		all = append(all, gceTokenVariables()...)
+		all = append(all, GCEVariables()...)
 		all = append(all, "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE", "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", "CLOUDSDK_CORE_CHECK_GCE_METADATA",
 			"GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CREDENTIALS", "NO_GCE_CHECK", "METADATA_SERVER_DETECTION")
 		for _, t := range s.gce.idTokens {

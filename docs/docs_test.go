@@ -7,7 +7,8 @@
 // all on loopback. What needs more than that says so in a comment before the
 // block: <!-- not run: REASON -->; its flags are checked all the same. Blocks
 // of the broker's file pass `policy check` and their own tests, or are refused
-// as a comment before them says: <!-- refused: MESSAGE -->.
+// as a comment before them says: <!-- refused: MESSAGE -->. One that is for
+// `runenv-broker run` says <!-- direct -->.
 package docs_test
 
 import (
@@ -286,7 +287,11 @@ func TestBrokerFilesLoad(t *testing.T) {
 				t.Fatal(err)
 			}
 			checked++
-			out, err := w.shell(t, "runenv-broker policy check "+path)
+			flags := ""
+			if b.note == "direct" {
+				flags = "--direct "
+			}
+			out, err := w.shell(t, "runenv-broker policy check "+flags+path)
 			refusal, refused := strings.CutPrefix(b.note, "refused: ")
 			switch {
 			case refused && (err == nil || !strings.Contains(out, refusal)):
@@ -294,7 +299,7 @@ func TestBrokerFilesLoad(t *testing.T) {
 			case !refused && err != nil:
 				t.Errorf("%s: check = %v\n%s", d.at(b), err, out)
 			case own["tests"] != "":
-				if out, err := w.shell(t, "runenv-broker policy test "+path); err != nil {
+				if out, err := w.shell(t, "runenv-broker policy test "+flags+path); err != nil {
 					t.Errorf("%s: test = %v\n%s", d.at(b), err, out)
 				}
 			}
@@ -529,11 +534,11 @@ func TestFlagsExist(t *testing.T) {
 	help := map[string]string{}
 	for _, command := range []string{
 		"runenv", "runenv run", "runenv scan", "runenv whoami", "runenv version",
-		"runenv-broker", "runenv-broker serve", "runenv-broker dev", "runenv-broker version",
+		"runenv-broker", "runenv-broker serve", "runenv-broker dev", "runenv-broker run", "runenv-broker version",
 		"runenv-broker policy", "runenv-broker policy check", "runenv-broker policy test",
+		"runenv-broker providers", "runenv-broker providers list", "runenv-broker providers check",
+		"runenv-broker leases", "runenv-broker leases list", "runenv-broker leases contain", "runenv-broker keys", "runenv-broker keys export",
 		"runenv-broker audit", "runenv-broker audit show", "runenv-broker audit export", "runenv-broker audit verify",
-		"runenv-broker leases", "runenv-broker leases contain",
-		"runenv-broker keys", "runenv-broker keys export", "runenv-broker providers", "runenv-broker providers check",
 	} {
 		words := strings.Fields(command)
 		out, err := exec.CommandContext(t.Context(), words[0], append(words[1:], "--help")...).Output()

@@ -149,8 +149,12 @@ func TestInProcessRecordsFirst(t *testing.T) {
 			}
 		}
 	}, func(context.Context) error { return full })
-	if resp, err := get(t, c, t.Context(), nil); !errors.Is(err, full) {
+	resp, err := get(t, c, t.Context(), nil)
+	if !errors.Is(err, full) {
 		t.Errorf("without a record the answer is %v, %v", resp, err)
+	}
+	if err == nil {
+		_ = resp.Body.Close()
 	}
 	<-closed
 }

@@ -11,6 +11,15 @@
 //	   └ Void    └ Void     ├ Expiring ── Expired
 //	                        └ Disclosed (static: at once)
 //
+// How a credential ends is said as it is. What only expires, logins included,
+// goes to Expiring and is Expired at its bound; what was made under a login ends
+// with it only where the back end ends logins; what has neither expiry nor such
+// a login has no bound, and stays in Revoking until it is revoked. A row that a
+// crash left is looked for by its marker where the back end can be asked.
+//
+// What can't be renewed in place is told of before it ends, and can be replaced
+// by another lease, beside which it lives on to its own end.
+//
 // All leases of a request are issued or none: what succeeded is revoked when a
 // neighbour fails. The end of a session revokes everything at once and waits
 // for a bounded time; what a back end refuses to end goes on in a queue that

@@ -17,13 +17,28 @@ func inside(h http.HandlerFunc, before func(context.Context) error) *http.Client
 	return &http.Client{Transport: inProcess{h, before}}
 }
 
-func get(t *testing.T, c *http.Client, ctx context.Context, body io.Reader) (*http.Response, error) {
+// get closes the body of an answer at the end of the test, if nobody does before.
+func get(ctx context.Context, t *testing.T, c *http.Client, body io.Reader) (*http.Response, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://runenv.example.com/a%2Fb?x=1", body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c.Do(req)
+	resp, err := c.Do(req)
+	if err == nil {
+		t.Cleanup(func() { _ = resp.Body.Close() })
+	}
+	return resp, err
+}
+
+// failure is why there was no answer.
+func failure(ctx context.Context, t *testing.T, c *http.Client) error {
+	t.Helper()
+	resp, err := get(ctx, t, c, nil)
+	if err == nil {
+		_ = resp.Body.Close()
+	}
+	return err
 }
 
 // A handler sees what it would behind a server.
@@ -41,7 +56,7 @@ func TestInProcessRequest(t *testing.T) {
 		w.WriteHeader(http.StatusOK) // too late
 		_, _ = io.WriteString(w, "world")
 	}, nil)
-	resp, err := get(t, c, t.Context(), strings.NewReader("hello"))
+	resp, err := get(t.Context(), t, c, strings.NewReader("hello"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +71,7 @@ func TestInProcessRequest(t *testing.T) {
 			t.Errorf("no body is %q, %v", b, err)
 		}
 	}, nil)
-	resp, err = get(t, empty, t.Context(), nil)
+	resp, err = get(t.Context(), t, empty, nil)
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("an empty answer = %v, %v", resp, err)
 	}
@@ -87,7 +102,7 @@ func TestInProcessStream(t *testing.T) {
 		}
 	}, nil)
 	go func() { lines <- "one" }()
-	resp, err := get(t, c, t.Context(), nil)
+	resp, err := get(t.Context(), t, c, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,14 +125,15 @@ func TestInProcessFailures(t *testing.T) {
 	t.Parallel()
 	// A panic ends the call, and its text goes nowhere.
 	c := inside(func(http.ResponseWriter, *http.Request) { panic("c4n4ry") }, nil)
-	if resp, err := get(t, c, t.Context(), nil); !errors.Is(err, errPanicked) || strings.Contains(err.Error(), "c4n4ry") {
-		t.Errorf("a panic gives %v, %v", resp, err)
+	if err := failure(t.Context(), t, c); !errors.Is(err, errPanicked) || strings.Contains(err.Error(), "c4n4ry") {
+		t.Errorf("a panic gives %v", err)
 	}
 	c = inside(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("half")); panic("c4n4ry") }, nil)
-	resp, err := get(t, c, t.Context(), nil)
+	resp, err := get(t.Context(), t, c, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = resp.Body.Close() }()
 	if b, err := io.ReadAll(resp.Body); !errors.Is(err, errPanicked) || string(b) != "half" {
 		t.Errorf("a late panic gives %q, %v", b, err)
 	}
@@ -130,8 +146,8 @@ func TestInProcessFailures(t *testing.T) {
 		<-r.Context().Done()
 		close(seen)
 	}, nil)
-	if resp, err := get(t, c, ctx, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("a caller that gave up gets %v, %v", resp, err)
+	if err := failure(ctx, t, c); !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller that gave up gets %v", err)
 	}
 	<-seen
 }
@@ -149,12 +165,8 @@ func TestInProcessRecordsFirst(t *testing.T) {
 			}
 		}
 	}, func(context.Context) error { return full })
-	resp, err := get(t, c, t.Context(), nil)
-	if !errors.Is(err, full) {
-		t.Errorf("without a record the answer is %v, %v", resp, err)
-	}
-	if err == nil {
-		_ = resp.Body.Close()
+	if err := failure(t.Context(), t, c); !errors.Is(err, full) {
+		t.Errorf("without a record there is an answer, or %v", err)
 	}
 	<-closed
 }

@@ -202,7 +202,7 @@ func replace(name string, body []byte) error {
 		return nil
 	}
 	dir := filepath.Dir(name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // it is to be published, with all that it holds
 		return err
 	}
 	f, err := os.CreateTemp(dir, ".export-*")

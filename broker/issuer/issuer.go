@@ -132,7 +132,9 @@ func Mute() *Issuer {
 // A muteError is the refusal of an issuer that has no keys.
 type muteError struct{}
 
-func (muteError) Error() string { return "this broker lives for one command, and has no tokens of its own" }
+func (muteError) Error() string {
+	return "this broker lives for one command, and has no tokens of its own"
+}
 
 // Hint names the cure.
 func (muteError) Hint() string {

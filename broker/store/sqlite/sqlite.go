@@ -93,7 +93,7 @@ type Config struct {
 
 // A Store is a [store.Store] in SQLite.
 type Store struct {
-	readOnly  bool // but for Record, if there is a writer
+	readOnly  bool         // but for Record, if there is a writer
 	highWater atomic.Int64 // microseconds
 	lock      *os.File
 

@@ -243,3 +243,48 @@ func TestP5ReplacingInAnEndedSession(t *testing.T) {
 		t.Errorf("replaced by %s, which nobody got", got)
 	}
 }
+
+// T17: a client that asks for a renewal before the lease is replaced, and is
+// served after, gets none.
+func TestT17ARenewalThatWaitedForAReplacement(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	s := r.session()
+	r.issue(s, r.def("db", providers.Revocable))
+	old := r.issue(s, r.def("db", providers.Revocable))[0].Lease
+	r.live(s, 8*time.Minute)
+	before := r.row(old.ID)
+	req := r.request(s, r.def("db", providers.Revocable))
+	req.Replaces = []string{old.ID}
+	if _, err := r.engine.Issue(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	renewals := r.back.calls("renew ")
+	if _, err := r.engine.Renew(t.Context(), s, before, "r-2"); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("Renew() = %v, want ErrConflict", err)
+	}
+	if n := r.back.calls("renew "); n != renewals || !r.row(old.ID).ExpiresAt.Equal(before.ExpiresAt) {
+		t.Errorf("%d renewals of a replaced lease, which lives until %v, want %v", n-renewals, r.row(old.ID).ExpiresAt, before.ExpiresAt)
+	}
+}
+
+// T16: today's policy grants the lease of a back end. That it once was another's
+// is no reason to keep that one's credential alive.
+func TestT16ALeaseThatMovedToAnotherProviderIsntRenewed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	s := r.session()
+	row := r.issue(s, r.def("db", providers.Revocable))[0].Lease
+	r.moved = "elsewhere"
+	r.live(s, time.Minute)
+	if _, err := r.engine.Renew(t.Context(), s, r.row(row.ID), "r-2"); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("Renew() = %v, want ErrConflict", err)
+	}
+	r.live(s, 12*time.Minute)
+	if n := r.back.calls("renew "); n != 0 {
+		t.Errorf("%d renewals at a back end that the policy no longer names", n)
+	}
+	if !slices.Contains(r.told(), row.ID) {
+		t.Error("the client isn't told of its end")
+	}
+}

@@ -275,6 +275,7 @@ type rig struct {
 	denied error                // what Judge says
 	capped time.Duration        // Judge's max_ttl, if not def's
 	judged providers.Definition // what Judge has, if not a def
+	moved  string               // Judge's provider, if not the one that issued
 	proofs int
 	// provider is what the engine sees, if not back.
 	provider providers.Provider
@@ -310,6 +311,9 @@ func (r *rig) newEngine() *lease.Engine {
 			}
 			if r.judged != nil {
 				d.Provides = r.judged
+			}
+			if r.moved != "" {
+				d.ProviderName = r.moved
 			}
 			return d, "today", r.denied
 		},

@@ -322,6 +322,9 @@ func (e *Engine) renew(ctx context.Context, s store.Session, row store.Lease) (_
 	if err != nil {
 		return row, false, fmt.Errorf("today's policy: %w: %w", err, errNotRenewed)
 	}
+	if def.ProviderName != row.Provider {
+		return row, false, fmt.Errorf("today's policy has it of provider %q, and not of %q: %w", def.ProviderName, row.Provider, errNotRenewed)
+	}
 	login := e.loginHandles(ctx, s.ID)[row.Login]
 	shortest, _ := boundsOf(def)
 	ttl := min(timeToLive(def, s, e.cfg.Now()), row.EndsAt.Sub(e.cfg.Now()))
@@ -369,6 +372,11 @@ func (e *Engine) lengthenLogin(ctx context.Context, p providers.LoginRenewer, na
 func (e *Engine) Renew(ctx context.Context, s store.Session, row store.Lease, request string) (store.Lease, error) {
 	unlock := e.locks.lock(s.ID)
 	defer unlock()
+	// What was before the lock may have replaced it.
+	row, err := e.cfg.Store.Lease(ctx, row.ID)
+	if err != nil {
+		return row, fmt.Errorf("reading a lease: %w", err)
+	}
 	if row.State != store.Active || !e.canRenew(row) || !e.renews(row) && foretells(s, row) {
 		return row, store.ErrConflict
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -120,7 +121,13 @@ func onlyAlone(file *config.File, parts *opened) error {
 
 func runDirect(ctx context.Context, env Env, path, trailFile string, direct *cli.Direct, command []string, log *slog.Logger) error {
 	// All that can be wrong with the file is found where there is no token too.
-	file, err := loadWhole(env, path, true)
+	var taken []string // variables of the job whose values are the file's credentials
+	loading := env
+	loading.LookupEnv = func(name string) (string, bool) {
+		taken = append(taken, name)
+		return env.LookupEnv(name)
+	}
+	file, err := loadWhole(loading, path, true)
 	if err != nil {
 		return err
 	}
@@ -143,7 +150,7 @@ func runDirect(ctx context.Context, env Env, path, trailFile string, direct *cli
 	var alone *aloneBroker
 	outer := cli.OSEnv() // the command's streams are this process's own
 	outer.Environ = env.Environ
-	code := direct.Run(outer, cli.Local{URL: file.URL, Open: func(source ci.Source) (http.RoundTripper, error) {
+	code := direct.Run(outer, cli.Local{URL: file.URL, Withhold: slices.Clone(taken), Open: func(source ci.Source) (http.RoundTripper, error) {
 		var err error
 		alone, err = openAlone(ctx, env, file, source, t, log)
 		if err != nil {

@@ -35,6 +35,9 @@ func (d *Direct) NeedsCommand() bool { return !d.o.explain }
 type Local struct {
 	// URL is the broker's, to which the job's token is made out.
 	URL string
+	// Withhold are names of variables that the broker's file takes credentials
+	// from: the broker's, and not the command's.
+	Withhold []string
 	// Open opens it, with the job's source of tokens, once it is known that
 	// there is one. Requests to URL are then made through what it returns.
 	Open func(ci.Source) (http.RoundTripper, error)

@@ -325,5 +325,8 @@ func (o *runOptions) injection(vars []inject.Var) inject.Options {
 	if vars != nil {
 		opt.Keep = o.inherit.keep
 	}
+	if o.local != nil {
+		opt.Withhold = o.local.Withhold
+	}
 	return opt
 }

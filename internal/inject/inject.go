@@ -42,6 +42,9 @@ type Options struct {
 	// PassCIToken leaves in the variables by which the command could get the
 	// job's token, and so more leases.
 	PassCIToken bool
+	// Withhold are names of more variables that the command doesn't get,
+	// whatever PassCIToken says.
+	Withhold []string
 	// Pristine inherits nothing but what a login gives (see [pristine]) and
 	// what Only names.
 	Pristine bool
@@ -198,7 +201,7 @@ func inherited(base []string, leased map[string]string, opt Options) []string {
 			continue
 		}
 		seen[name] = true
-		if _, ok := leased[name]; ok || opt.settled(name) || !opt.PassCIToken && isWithheld(name) {
+		if _, ok := leased[name]; ok || opt.settled(name) || !opt.PassCIToken && isWithheld(name) || slices.Contains(opt.Withhold, name) {
 			continue
 		}
 		if !slices.Contains(opt.Keep, name) && !opt.inherits(name) {

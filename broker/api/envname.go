@@ -17,9 +17,10 @@ var errVariable = errors.New("not a variable name: it is a letter or _, then let
 // more than the lease. Case doesn't count, since on Windows it doesn't. The
 // error holds the name only if it is on the list.
 //
-// It is a guard against mistakes of the broker's operator, and in the client
-// one against a broker that oversteps. The list can't be complete: any program
-// may read what it likes from its environment.
+// It is a guard against mistakes of the broker's operator, and against names that
+// a caller gives to references; in the client it is one against a broker that
+// oversteps. The list can't be complete: any program may read what it likes from
+// its environment.
 func CheckVariable(name string) error {
 	if name == "" || len(name) > maxVariableBytes {
 		return errVariable
@@ -47,30 +48,31 @@ func CheckVariable(name string) error {
 func refusedVariables() []string {
 	return []string{
 		// Which programs and files are found.
-		"PATH", "PATHEXT", "HOME", "USERPROFILE", "SHELL", "COMSPEC", "CDPATH",
+		"PATH", "PATHEXT", "HOME", "USERPROFILE", "XDG_CONFIG_HOME", "SHELL", "COMSPEC", "CDPATH",
 		// Shells.
 		"BASH_ENV", "ENV", "IFS", "PS4", "PROMPT_COMMAND", "SHELLOPTS", "BASHOPTS", "ZDOTDIR",
-		// The C library.
-		"GCONV_PATH", "LOCPATH", "NLSPATH", "GLIBC_TUNABLES", "MALLOC_CHECK_",
+		// The C library, and the one for TLS.
+		"GCONV_PATH", "LOCPATH", "NLSPATH", "GLIBC_TUNABLES", "MALLOC_CHECK_", "OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES",
 		// Interpreters and virtual machines.
 		"NODE_OPTIONS", "NODE_PATH", "NODE_EXTRA_CA_CERTS",
+		"NPM_CONFIG_SCRIPT_SHELL", "NPM_CONFIG_NODE_OPTIONS", "NPM_CONFIG_USERCONFIG", "NPM_CONFIG_GLOBALCONFIG",
 		"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONUSERBASE", "PYTHONBREAKPOINT",
 		"PERL5OPT", "PERL5LIB", "PERL5DB", "PERLLIB",
-		"RUBYOPT", "RUBYLIB", "PHPRC", "PHP_INI_SCAN_DIR", "LUA_INIT", "LUA_PATH", "LUA_CPATH",
+		"RUBYOPT", "RUBYLIB", "GEM_HOME", "GEM_PATH", "BUNDLE_GEMFILE", "PHPRC", "PHP_INI_SCAN_DIR", "LUA_INIT", "LUA_PATH", "LUA_CPATH",
 		"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "JAVA_OPTS", "CLASSPATH", "MAVEN_OPTS", "GRADLE_OPTS",
 		"DOTNET_STARTUP_HOOKS", "DOTNET_ADDITIONAL_DEPS",
 		// Build tools and editors.
-		"MAKEFLAGS", "GNUMAKEFLAGS", "MAKEFILES", "GOFLAGS", "GOENV", "RUSTFLAGS", "RUSTC_WRAPPER", "CC", "CXX", "LD",
+		"MAKEFLAGS", "GNUMAKEFLAGS", "MAKEFILES", "GOFLAGS", "GOENV", "RUSTFLAGS", "RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CC", "CXX", "LD",
 		"EDITOR", "VISUAL", "PAGER", "BROWSER", "LESSOPEN", "LESSCLOSE", "MANPAGER",
 		// git and ssh.
 		"GIT_SSH", "GIT_SSH_COMMAND", "GIT_EXEC_PATH", "GIT_EDITOR", "GIT_SEQUENCE_EDITOR", "GIT_PAGER", "GIT_ASKPASS",
 		"GIT_PROXY_COMMAND", "GIT_EXTERNAL_DIFF", "GIT_TEMPLATE_DIR", "GIT_DIR", "GIT_WORK_TREE", "SSH_ASKPASS",
 		// The CI's command files, and RunEnv's own identity.
 		"GITHUB_ENV", "GITHUB_PATH", "GITHUB_OUTPUT", "GITHUB_STATE", "GITHUB_STEP_SUMMARY",
-		"RUNENV_BROKER", "RUNENV_ID_TOKEN", "RUNENV_ID_TOKEN_FILE",
+		"RUNENV_BROKER", "RUNENV_CA_FILE", "RUNENV_ID_TOKEN",
 	}
 }
 
 func refusedVariablePrefixes() []string {
-	return []string{"LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG", "COR_", "CORECLR_", "ACTIONS_ID_TOKEN_REQUEST_"}
+	return []string{"LD_", "DYLD_", "BASH_FUNC_", "GIT_CONFIG", "COR_", "CORECLR_", "ACTIONS_ID_TOKEN_REQUEST_", "RUNENV_ID_TOKEN_"}
 }

@@ -48,7 +48,7 @@ type Record struct {
 	Request   string // id that the caller was told
 	Session   string
 	Lease     string
-	LeaseName string // of the lease definition; a login's is its provider's
+	LeaseName string // of the lease definition, or the reference; a login's is its provider's
 	Provider  string
 	// Revocability of a lease: revocable, expires or static.
 	Revocability string

@@ -206,8 +206,8 @@ func (e *Engine) entry(event string, row store.Lease, request, reason string) st
 		DiesBy:       row.DiesBy,
 	}.Entry()
 	if err != nil {
-		// Only a record beyond the size limit fails, and no part of this one
-		// comes from outside.
+		// Only an id that can't be looked up fails, and those are the broker's
+		// own; a name, which may be a reference of the caller's, is cut.
 		panic(err)
 	}
 	return entry

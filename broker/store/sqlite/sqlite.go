@@ -224,7 +224,7 @@ func (s *Store) openBeside(ctx context.Context, path string) error {
 // connectAll opens the connections to a file, brings its schema up to date,
 // and leaves them in s.
 func (s *Store) connectAll(ctx context.Context, dsn string, log *slog.Logger) (err error) {
-	// The writer has no rival; the wait concerns tools that read beside us.
+	// The wait concerns tools that work beside us.
 	common := []string{"busy_timeout=5000", "temp_store=MEMORY"}
 	if !s.readOnly {
 		// Commits sync the data, and not the times of the file: as durable,

@@ -31,13 +31,12 @@ const MaxCredentialBytes = 4 << 20
 // value or a back end's response body; names of paths and status codes are
 // fine.
 var (
-	// ErrDenied: the back end refused. Nothing was issued.
+	// ErrDenied: the back end refused. Nothing was issued, here and with the
+	// next two, unless ErrMaybeIssued stands beside it.
 	ErrDenied = errors.New("denied by the back end")
-	// ErrNotFound: the back end has no such path, secret or field. Nothing
-	// was issued.
+	// ErrNotFound: the back end has no such path, secret or field.
 	ErrNotFound = errors.New("not found in the back end")
-	// ErrInvalid: the back end refused the request as malformed. Nothing was
-	// issued.
+	// ErrInvalid: the back end refused the request as malformed.
 	ErrInvalid = errors.New("refused by the back end as invalid")
 	// ErrUnavailable: the back end couldn't be reached, timed out, is sealed,
 	// throttles or failed. It may or may not have issued something.
@@ -46,6 +45,10 @@ var (
 	// issued all the same: the back end was not reached, said that it is sealed
 	// or throttles, or was only asked for what is stored there.
 	ErrNotIssued = errors.New("nothing was issued")
+	// ErrMaybeIssued stands beside another where that one speaks of the last
+	// step alone: one before it, or an earlier attempt, has issued something or
+	// may have, which nobody got and which ends by itself.
+	ErrMaybeIssued = errors.New("an earlier step may have issued something")
 	// ErrMalformed: the back end answered something that can't be used. It
 	// may have issued something.
 	ErrMalformed = errors.New("malformed answer from the back end")
@@ -56,6 +59,9 @@ var (
 
 // Void reports whether err proves that nothing was issued.
 func Void(err error) bool {
+	if errors.Is(err, ErrMaybeIssued) {
+		return false
+	}
 	return errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalid) || errors.Is(err, ErrNotIssued)
 }
 

@@ -81,6 +81,7 @@ func (d *roleDefinition) issue(ctx context.Context, p *Provider, req providers.R
 }
 
 // chain assumes the role by another one, which is assumed for that alone.
+// Nobody keeps the session in between.
 func (d *roleDefinition) chain(ctx context.Context, p *Provider, a assumption, req providers.Request) (*grant, error) {
 	via, err := p.expandRole(d.via, req.Vars)
 	if err != nil {
@@ -92,7 +93,11 @@ func (d *roleDefinition) chain(ctx context.Context, p *Provider, a assumption, r
 	if err != nil {
 		return nil, err
 	}
-	return p.byRole(ctx, a, first.provider())
+	g, err := p.byRole(ctx, a, first.provider())
+	if err != nil { // the first session is there already, for 15 minutes
+		return nil, fmt.Errorf("%w: %w", err, providers.ErrMaybeIssued)
+	}
+	return g, nil
 }
 
 // expand resolves the templates, and refuses what AWS would before it is asked.

@@ -97,6 +97,21 @@ func TestViaChainsRoles(t *testing.T) {
 	}
 }
 
+// The role in between is assumed when the other is refused: a record that
+// nothing was issued would be wrong for a quarter of an hour.
+func TestT14ARefusedChainIsNotVoid(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	_, err := s.issue(t, keys{"assume_role": farRole, "via": deployRole, "external_id": "x-2"})
+	if got := len(s.server.Sessions()); got != 1 || !errors.Is(err, providers.ErrDenied) || providers.Void(err) {
+		t.Errorf("Issue = %v, void: %v, with %d sessions alive; want %v, not void, and the first's", err, providers.Void(err), got, providers.ErrDenied)
+	}
+	_, err = s.issue(t, keys{"assume_role": farRole, "via": strings.Replace(deployRole, "deploy", "none", 1), "external_id": "x-1"})
+	if got := len(s.server.Sessions()); got != 1 || !errors.Is(err, providers.ErrDenied) || !providers.Void(err) {
+		t.Errorf("Issue by a role that isn't there = %v, void: %v, with %d sessions; want %v, void", err, providers.Void(err), got, providers.ErrDenied)
+	}
+}
+
 func TestTTLIsWithinBounds(t *testing.T) {
 	t.Parallel()
 	s := newSession(t)

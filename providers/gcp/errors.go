@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,6 +30,7 @@ type callError struct {
 	hint    string // the cure, if known
 	classes []error
 	known   knownMessage
+	earlier bool // an attempt before this one may have issued something
 	final   bool // the same would come of another attempt
 }
 
@@ -46,12 +48,20 @@ func (e *callError) Error() string {
 			fmt.Fprintf(&b, ": %v", c)
 		}
 	}
+	if e.earlier {
+		fmt.Fprintf(&b, ": %v", providers.ErrMaybeIssued)
+	}
 	return b.String()
 }
 
 // Unwrap gives the class, whether something may have been issued, and the
 // context's error.
-func (e *callError) Unwrap() []error { return e.classes }
+func (e *callError) Unwrap() []error {
+	if e.earlier {
+		return append(slices.Clone(e.classes), providers.ErrMaybeIssued)
+	}
+	return e.classes
+}
 
 // Hint is the cure, or empty.
 func (e *callError) Hint() string { return e.hint }

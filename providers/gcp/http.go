@@ -72,9 +72,13 @@ const (
 func (p *core) again(ctx context.Context, r repeat, attempt func(context.Context) *callError) *callError {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	wait := p.firstWait
+	wait, earlier := p.firstWait, false
 	for n := 1; ; n++ {
 		err := attempt(ctx)
+		if err != nil && r == onFailure {
+			err.earlier = earlier
+			earlier = earlier || !providers.Void(err)
+		}
 		if err == nil || n == maxAttempts || !mayRepeat(r, err) {
 			return err
 		}

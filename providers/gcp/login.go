@@ -73,8 +73,8 @@ func (p *core) login(ctx context.Context, req providers.LoginRequest) (h loginHa
 	}
 	service, err := p.accessToken(ctx, impersonation{account: account, bearer: tok.Value, caller: h.Caller, marker: req.Marker, repeat: onFailure},
 		[]string{cloudPlatform}, end.Sub(p.now()))
-	if err != nil {
-		return h, end, err
+	if err != nil { // the federated token is there already, for an hour
+		return h, end, fmt.Errorf("%w: %w", err, providers.ErrMaybeIssued)
 	}
 	if service.Expiry.Before(end) {
 		end = service.Expiry

@@ -38,6 +38,7 @@ func TestLoginFailures(t *testing.T) {
 		want  error
 		text  string
 		hint  string
+		first bool // the federated token is there already, so that it isn't void
 	}{
 		{name: "an unknown pool", keys: keys{"audience": strings.Replace(gcptest.Pool, "/ci/", "/ic/", 1)}, want: providers.ErrNotFound, text: "no such pool or provider", hint: "workloadIdentityPools/ic/"},
 		{name: "another issuer", world: func(w *world) { w.Issuer = "https://other.example" }, want: providers.ErrDenied, text: "trusts another issuer", hint: "set the provider's issuer to http://127.0.0.1:"},
@@ -58,11 +59,11 @@ func TestLoginFailures(t *testing.T) {
 			w.Inject(gcptest.Refuse(gcptest.Refusal{Status: 403, Reason: "SERVICE_DISABLED", Code: codes.PermissionDenied}))
 		}, want: providers.ErrDenied, text: "API is disabled", hint: "gcloud services enable sts"},
 		{name: "a redirect", world: func(w *world) { w.Inject(gcptest.Redirect("http://127.0.0.1:1")) }, want: providers.ErrUnavailable, text: "redirects", hint: "`endpoints`"},
-		{name: "no right to the service account", keys: byAccount, role: "pay", want: providers.ErrDenied, text: "may not be impersonated", hint: "roles/iam.workloadIdentityUser --member=" + gcptest.Role("pay")},
-		{name: "no such service account", keys: keys{"auth": keys{"service_account": "none@shop.iam.gserviceaccount.com"}}, want: providers.ErrNotFound, text: "no such service account", hint: "create it"},
+		{name: "no right to the service account", keys: byAccount, role: "pay", want: providers.ErrDenied, text: "may not be impersonated", hint: "roles/iam.workloadIdentityUser --member=" + gcptest.Role("pay"), first: true},
+		{name: "no such service account", keys: keys{"auth": keys{"service_account": "none@shop.iam.gserviceaccount.com"}}, want: providers.ErrNotFound, text: "no such service account", hint: "create it", first: true},
 		{name: "a disabled IAM Credentials", keys: byAccount, world: func(w *world) {
 			w.Inject(gcptest.On(":generate", gcptest.Refuse(gcptest.Refusal{Status: 403, Reason: "SERVICE_DISABLED", Code: codes.PermissionDenied})))
-		}, want: providers.ErrDenied, text: "API is disabled", hint: "gcloud services enable iamcredentials"},
+		}, want: providers.ErrDenied, text: "API is disabled", hint: "gcloud services enable iamcredentials", first: true},
 		{name: "nobody at the address", keys: keys{"endpoints": keys{"sts": "http://127.0.0.1:1"}}, want: providers.ErrUnavailable, text: "connection refused"},
 		{name: "no TLS there", keys: keys{"endpoints": keys{"sts": "https://127.0.0.1:1"}}, want: providers.ErrUnavailable, text: "connection refused"},
 	}
@@ -81,7 +82,7 @@ func TestLoginFailures(t *testing.T) {
 			login, err := p.(providers.Loginer).Login(t.Context(), w.loginRequest(role))
 			_, checked := p.(providers.Checker).Check(t.Context(), w.loginRequest(role))
 			for _, err := range []error{err, checked} {
-				if login != nil || !errors.Is(err, tt.want) || !providers.Void(err) || !strings.Contains(err.Error(), tt.text) || !strings.Contains(hint(err), tt.hint) {
+				if login != nil || !errors.Is(err, tt.want) || providers.Void(err) == tt.first || !strings.Contains(err.Error(), tt.text) || !strings.Contains(hint(err), tt.hint) {
 					t.Errorf("got %v (hint: %s), want %v with %q and a hint with %q", err, hint(err), tt.want, tt.text, tt.hint)
 				}
 				if strings.Contains(err.Error()+hint(err), "c4n4ry") {
@@ -89,6 +90,19 @@ func TestLoginFailures(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A login that Google said it failed at may have made a token, whatever it says
+// of the next attempt.
+func TestT14ALoginThatFailedFirstIsNotVoid(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first, then := gcptest.First(1, gcptest.Raw(http.StatusInternalServerError, "{}")), gcptest.Refuse(gcptest.Refusal{OAuth: "invalid_grant"})
+	w.Inject(func(s *gcptest.Server, next http.Handler) http.Handler { return first(s, then(s, next)) })
+	_, err := w.open(t, nil).(providers.Loginer).Login(t.Context(), w.loginRequest("prod"))
+	if !errors.Is(err, providers.ErrDenied) || providers.Void(err) || !strings.Contains(hint(err), "set-up guide") {
+		t.Errorf("Login = %v (%s), want %v, not void, with its hint", err, hint(err), providers.ErrDenied)
 	}
 }
 

@@ -83,8 +83,13 @@ func (r *request) method() string {
 func (p *Provider) do(ctx context.Context, r request) (*answer, *callError) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	earlier := false
 	for attempt := 1; ; attempt++ {
 		s, pause, err := p.try(ctx, &r)
+		if err != nil && r.repeat == onFailure {
+			err.earlier = earlier
+			earlier = earlier || !providers.Void(err)
+		}
 		if err == nil || attempt == maxAttempts || !r.mayRepeat(err) {
 			return s, err
 		}

@@ -275,3 +275,26 @@ func TestT15RevocationThatFails(t *testing.T) {
 		t.Errorf("Revoke = %v, want %v", err, providers.ErrUnavailable)
 	}
 }
+
+// A login that Vault said it failed at may have made a token, whatever it says
+// of the next attempt.
+func TestT14ALoginThatFailedFirstIsNotVoid(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string]vaulttest.Fault{
+		"denied":    vaulttest.Status(http.StatusForbidden, "permission denied"),
+		"throttled": vaulttest.Status(http.StatusTooManyRequests),
+		"sealed":    vaulttest.Sealed(),
+	} {
+		srv := newServer(t)
+		p := open(t, keys{"address": srv.URL}).(providers.Loginer)
+		srv.Inject(then)
+		if _, err := p.Login(t.Context(), loginRequest()); !providers.Void(err) {
+			t.Errorf("%s: Login = %v, want it void", name, err)
+		}
+		first := vaulttest.First(1, vaulttest.Status(http.StatusInternalServerError))
+		srv.Inject(func(s *vaulttest.Server, next http.Handler) http.Handler { return first(s, then(s, next)) })
+		if login, err := p.Login(t.Context(), loginRequest()); login != nil || err == nil || providers.Void(err) {
+			t.Errorf("%s after a failure: Login = %v, %v, want an error that isn't void", name, login, err)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -27,6 +28,7 @@ type callError struct {
 	classes      []error
 	known        knownMessage
 	fromVault    bool // the refusal has the form of Vault's
+	earlier      bool // an attempt before this one may have issued something
 }
 
 func (e *callError) Error() string {
@@ -44,12 +46,20 @@ func (e *callError) Error() string {
 			fmt.Fprintf(&b, ": %v", c)
 		}
 	}
+	if e.earlier {
+		fmt.Fprintf(&b, ": %v", providers.ErrMaybeIssued)
+	}
 	return b.String()
 }
 
 // Unwrap gives the class, whether something may have been issued, and the
 // context's error.
-func (e *callError) Unwrap() []error { return e.classes }
+func (e *callError) Unwrap() []error {
+	if e.earlier {
+		return append(slices.Clone(e.classes), providers.ErrMaybeIssued)
+	}
+	return e.classes
+}
 
 // Hint is the cure, or empty.
 func (e *callError) Hint() string { return e.hint }

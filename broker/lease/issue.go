@@ -390,7 +390,6 @@ func (e *Engine) issueAll(ctx context.Context, p *plan) error {
 			return
 		}
 		e.shorten(ctx, it, req.Login)
-		it.made, it.err = it.def.shaped(it.cred.Fields)
 	})
 	return p.deliverable()
 }
@@ -419,13 +418,18 @@ func (d Definition) shaped(fields map[string]secret.Value) (shape.Made, error) {
 	return out, nil
 }
 
-// deliverable says what stands against handing the items out together.
+// deliverable makes the variables and says what stands against handing them out
+// together. It makes them one item after the other, and no more than fit an
+// answer: a caller may ask for one large field in many variables.
 func (p *plan) deliverable() error {
 	total := 0
 	missing := &MissingError{}
 	var slots shape.Slots
 	var failure error
 	for _, it := range p.items {
+		if it.err == nil && total <= maxAnswerBytes {
+			it.made, it.err = it.def.shaped(it.cred.Fields)
+		}
 		lacks, isMissing := errors.AsType[*shape.MissingError](it.err)
 		switch {
 		case isMissing:

@@ -23,6 +23,9 @@ const (
 	// maxValue bounds what a variable that is delivered as a file holds, and
 	// what a template makes on its way, in bytes.
 	maxValue = 4 << 20
+	// maxTotal bounds what is made of one credential, in bytes: a caller may ask
+	// for its fields in many variables.
+	maxTotal = 16 << 20
 )
 
 // All is the [Var.Name] that stands for one variable per field.
@@ -152,6 +155,9 @@ func (v Var) Check() error {
 func Apply(vars []Var, fields map[string]secret.Value) (Made, error) {
 	a := applier{fields: fields, set: map[string]bool{}}
 	for _, v := range vars {
+		if a.total > maxTotal {
+			break // whatever else is wrong with them
+		}
 		if v.Name == All {
 			a.all(v)
 		} else {
@@ -185,6 +191,7 @@ type applier struct {
 	parts   []part // of what is masked
 	missing []string
 	err     error // the first
+	total   int   // bytes made
 }
 
 func (a *applier) fail(name string, err error) {
@@ -228,7 +235,7 @@ func (a *applier) one(v Var) {
 func (a *applier) all(v Var) {
 	found := false
 	for _, field := range slices.Sorted(maps.Keys(a.fields)) {
-		if v.Fields != "" && !matchStars(v.Fields, field) {
+		if v.Fields != "" && !matchStars(v.Fields, field) || a.total > maxTotal {
 			continue
 		}
 		found = true
@@ -264,6 +271,10 @@ func (a *applier) add(v Var, name string, value []byte) {
 		return
 	case slices.Contains(value, 0):
 		a.fail(name, hinted{errors.New("its value holds a NUL byte, which no environment variable can"), "deliver it as a file, or decode it later"})
+		return
+	}
+	if a.total += len(value); a.total > maxTotal {
+		a.fail(name, fmt.Errorf("over %d bytes with the variables before it", maxTotal))
 		return
 	}
 	a.set[name] = true

@@ -3,7 +3,9 @@ package shape_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -28,6 +30,32 @@ func mustTemplate(t testing.TB, text string) *shape.Template {
 		t.Fatalf("ParseTemplate(%q): %v", text, err)
 	}
 	return tmpl
+}
+
+// T21: a caller that asks for one large credential in many variables gets none,
+// and costs no more memory than an answer holds, with some waste.
+func TestT21ManyVariablesOfALargeCredential(t *testing.T) {
+	fields := map[string]secret.Value{}
+	for i := range 32 {
+		fields[fmt.Sprint("f", i)] = secret.FromString(strings.Repeat("x", 120<<10))
+	}
+	var vars []shape.Var
+	for i := range 100 {
+		vars = append(vars, shape.Var{Name: shape.All, Prefix: fmt.Sprintf("V%d_", i)})
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	out, err := shape.Apply(vars, fields)
+	runtime.ReadMemStats(&after)
+	if err == nil || out != nil || strings.Contains(err.Error(), "xxx") {
+		t.Errorf("Apply() = %d variables, %v, want none and an error", len(out), err)
+	}
+	if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
+		t.Errorf("it took %d MiB", n>>20)
+	}
+	if out, err := shape.Apply(vars[:4], fields); err != nil || len(out) != 128 {
+		t.Errorf("Apply() of what fits = %d variables, %v, want 128", len(out), err)
+	}
 }
 
 func TestApply(t *testing.T) {

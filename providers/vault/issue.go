@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -237,7 +238,9 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (*providers
 	switch {
 	case m.kv != 0 && body != nil:
 		return nil, invalid("%s is a KV secret, and `params` would overwrite it", path)
-	case def.version != 0 && m.known && m.kv != 2:
+	case def.version != 0 && !m.known:
+		return nil, invalid("%s isn't known to be a KV store of version 2, which alone has versions; the session's Vault role needs the right to read there", path)
+	case def.version != 0 && m.kv != 2:
 		return nil, invalid("%s has no versions: only KV version 2 has", path)
 	case def.list && m.kv == 0:
 		return nil, invalid("%s can't be listed: it isn't known to be a KV store; the session's Vault role needs the right to read or list there", path)
@@ -248,7 +251,7 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (*providers
 	case def.wrap != 0 && !m.wraps(path):
 		return nil, invalid("%s can't be wrapped: wrapped, nobody could say when it ends; only KV secrets and the creds/ of databases and their like can", path)
 	}
-	end, err := p.limit(&r, m, req.TTL)
+	life, err := r.limit(m, req.TTL)
 	if err != nil {
 		return nil, err
 	}
@@ -266,41 +269,58 @@ func (p *Provider) Issue(ctx context.Context, req providers.Request) (*providers
 		return p.wrapped(s, path, providers.Revocable)
 	}
 	cred, err := p.credential(s, path, m.known)
-	if s.LeaseID != "" && isLeaseID(s.LeaseID) {
-		if err != nil {
+	if err == nil && holds(cred, token) {
+		err = malformed(path, "answered with the session's own token", "")
+	}
+	leased := isLeaseID(s.LeaseID)
+	if err != nil {
+		if leased {
 			p.discard(ctx, s.LeaseID, token)
-			return nil, err
 		}
+		return nil, err
+	}
+	if leased {
 		p.shorten(ctx, cred, s.LeaseID, token, req.TTL)
 	}
-	if err == nil && cred.Revocability == providers.Static && !end.IsZero() {
-		cred.Expires, cred.Revocability = end, providers.Expires
+	if cred.Revocability == providers.Static && life != 0 {
+		cred.Expires, cred.Revocability = p.now().Add(life), providers.Expires
 	}
-	return cred, err
+	return cred, nil
+}
+
+// holds reports whether a field has the token in it. A path that begins with a
+// namespace can lead to Vault's own paths, which [checkMount] can't see.
+func holds(cred *providers.Credential, token string) bool {
+	for _, v := range cred.Fields {
+		if bytes.Contains(v.Reveal(), []byte(token)) {
+			return true
+		}
+	}
+	return false
 }
 
 // limit tells the engines that sign certificates how long one is to live: at
-// most ttl. What they sign can't be ended before. end is that of a certificate
+// most ttl. What they sign can't be ended before. life is that of a certificate
 // which doesn't say it itself: SSH's.
-func (p *Provider) limit(r *request, m mount, ttl time.Duration) (end time.Time, err error) {
+func (r *request) limit(m mount, ttl time.Duration) (life time.Duration, err error) {
 	verb := slices.ContainsFunc(strings.Split(strings.TrimPrefix(r.path, m.path), "/"), func(s string) bool {
 		return s == "issue" || s == "sign" || s == "sign-verbatim"
 	})
 	if r.body == nil || !verb || m.kind != "pki" && m.kind != "ssh" {
-		return time.Time{}, nil
+		return 0, nil
 	}
 	if written, ok := r.body["ttl"]; ok {
 		own, ok := lifetime(written)
 		if !ok {
-			return time.Time{}, invalid("`ttl` in `params` of %s isn't a length of time like 30m or 1h30m", r.path)
+			return 0, invalid("`ttl` in `params` of %s isn't a length of time like 30m or 1h30m", r.path)
 		}
 		ttl = min(ttl, own)
 	}
 	r.body["ttl"] = increment(ttl)
 	if m.kind == "ssh" {
-		end = p.now().Add(time.Duration(increment(ttl)) * time.Second)
+		life = time.Duration(increment(ttl)) * time.Second
 	}
-	return end, nil
+	return life, nil
 }
 
 // lifetime reads a `ttl` as Vault would: seconds, or with units.

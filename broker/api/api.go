@@ -80,8 +80,8 @@ type LeaseRequest struct {
 	References []Reference `json:"references,omitempty"`
 	// Replaces are ids of the session's leases that can't be renewed in place
 	// and that these stand in for: active, past half of their life, and not
-	// replaced yet. They live on to their own end, and no longer count as the
-	// session's.
+	// replaced yet. They live on to their own end, and no longer count for the
+	// role's limit; with them a session holds twice as many at most.
 	Replaces []string `json:"replaces,omitempty"`
 }
 

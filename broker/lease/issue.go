@@ -27,10 +27,10 @@ type Request struct {
 	IdempotencyKey string
 	Body           []byte
 	// Replaces are ids of the session's leases that these stand in for: they
-	// live on to their own end, are renewed no more, and don't count. Each must
-	// be active, past half of its life, and not replaced yet.
+	// live on to their own end and are renewed no more. Each must be active, past
+	// half of its life, and not replaced yet.
 	Replaces     []string
-	Limit        int // live leases of the session
+	Limit        int // live leases of the session; twice as many with replaced ones
 	RequestID    string
 	PolicyDigest string
 }

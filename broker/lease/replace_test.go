@@ -173,6 +173,34 @@ func TestT17ReplacingDoesntGetAroundTheLimit(t *testing.T) {
 	}
 }
 
+// T17: nor where each ends with the session, so that half of its life is over
+// sooner and sooner.
+func TestT17ReplacingWhatEndsWithTheSession(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	s := r.session()
+	def := r.def("sts", providers.Expires)
+	def.TTL, def.MaxTTL = 0, 0
+	r.back.ttl = s.HardEnd.Sub(r.time.Now())
+	ids := []string{r.issue(s, def)[0].Lease.ID}
+	for s.HardEnd.Sub(r.time.Now()) > 2*time.Minute {
+		r.back.ttl = s.HardEnd.Sub(r.time.Now())
+		req := r.request(s, def)
+		req.Replaces, req.Limit = ids[len(ids)-1:], 1
+		issued, err := r.engine.Issue(t.Context(), req)
+		switch {
+		case err == nil:
+			ids = append(ids, issued[0].Lease.ID)
+		case !errors.Is(err, lease.ErrTooSoon) && !errors.Is(err, store.ErrLimit):
+			t.Fatal(err)
+		}
+		r.live(s, time.Minute)
+	}
+	if len(ids) != 2 {
+		t.Errorf("%d leases live until the session's end where 1 is the limit, want 2", len(ids))
+	}
+}
+
 // A replaced lease isn't renewed, by client or engine, and ends with its
 // session.
 func TestAReplacedLeaseIsntRenewed(t *testing.T) {

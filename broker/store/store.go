@@ -205,7 +205,8 @@ type Intended struct {
 	Replaces []string
 	// Limit is the number of leases of the session that are neither logins,
 	// nor terminal, nor replaced, these included. Leases that this verb sends
-	// to revocation and those in Replaces don't count.
+	// to revocation and those in Replaces don't count; but with those that are
+	// replaced and may live they are twice as many at most.
 	Limit   int
 	Entries []Entry
 }

@@ -111,15 +111,18 @@ func intend(c *conn, now time.Time, in store.Intended) error {
 	if err != nil {
 		return err
 	}
-	count := 0
+	count, replaced := 0, 0
 	var repeated []store.Lease
 	for _, l := range held {
 		if in.Batch != "" && l.Batch == in.Batch && wayOut(&l, now) {
 			repeated = append(repeated, l)
 			continue
 		}
-		if l.ReplacedBy == "" && !slices.Contains(in.Replaces, l.ID) {
+		switch {
+		case l.ReplacedBy == "" && !slices.Contains(in.Replaces, l.ID):
 			count++
+		case l.DiesBy.IsZero() || l.DiesBy.After(now):
+			replaced++
 		}
 	}
 	for _, l := range in.Leases {
@@ -127,7 +130,9 @@ func intend(c *conn, now time.Time, in store.Intended) error {
 			count++
 		}
 	}
-	if count > in.Limit {
+	// Two generations at most: what replaces a lease may end with it, and be
+	// replaced in its turn long before.
+	if count > in.Limit || count+replaced > 2*in.Limit {
 		return store.ErrLimit
 	}
 

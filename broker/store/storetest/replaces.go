@@ -42,6 +42,22 @@ var replaceTests = map[string]func(*world){
 		w.wantState("old", "revoking")
 	},
 
+	"T17TwoGenerationsLiveAtMost": func(w *world) {
+		w.session("s1")
+		bounded := newLease("l0")
+		bounded.DiesBy = at(time.Minute)
+		w.leaseLike("s1", bounded, store.Active)
+		intend := func(now time.Time, id, old string) error {
+			l := newLease(id)
+			l.State, l.DiesBy = store.Issuing, at(time.Hour)
+			return w.s.Intend(w.ctx, now, store.Intended{Session: "s1", Proof: w.proof(), Leases: []store.Lease{l}, Replaces: []string{old}, Limit: 1})
+		}
+		w.wantErr("the second generation", intend(t0, "l1", "l0"), nil)
+		w.advance(nil, replacing("l1", "l0"))
+		w.wantErr("the third beside the first", intend(t0, "l2", "l1"), store.ErrLimit)
+		w.wantErr("the third after it", intend(at(time.Minute), "l2", "l1"), nil)
+	},
+
 	"T12OnlyWhatIsTheSessionsOwnAndLivesIsReplaced": func(w *world) {
 		w.session("s1")
 		w.session("s2")

@@ -193,7 +193,7 @@ func TestValuesOfEveryShape(t *testing.T) {
 		lease string
 		says  []string
 	}{
-		{"large", []string{`runenv: error: `, `lease "large"`, "LARGE", "bytes are more than the", "runenv: hint: "}},
+		{"large", []string{`runenv: error: `, `lease "large"`, "LARGE", "131071 bytes", "runenv: hint: "}},
 		{"nul", []string{`runenv: error: `, `lease "nul"`, "NUL", "NUL byte", "runenv: hint: "}},
 	} {
 		t.Run(tt.lease, func(t *testing.T) {

@@ -122,7 +122,8 @@ func toAPI(err error) *api.Error {
 
 func providerError(err error) *api.Error {
 	if s, ok := errors.AsType[*lease.ShapeError](err); ok {
-		return &api.Error{Status: http.StatusBadGateway, Code: api.CodeProviderFailed, Description: printable(s.Error(), maxMissing)}
+		// Asked again, it would come out the same.
+		return &api.Error{Status: http.StatusUnprocessableEntity, Code: api.CodeProviderFailed, Description: printable(s.Error(), maxMissing)}
 	}
 	switch {
 	case errors.Is(err, providers.ErrDenied), errors.Is(err, providers.ErrInvalid):

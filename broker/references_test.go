@@ -156,6 +156,27 @@ func TestReferencesThatAreRefused(t *testing.T) {
 	}
 }
 
+// P9: a role that only grants references has nothing to give to whoever names
+// none. That is said, and no command runs without what it was to get.
+func TestP9ARoleOfReferencesAloneIsAskedForOne(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(s *settings) {
+		s.file = strings.Replace(brokerFile, "    leases: [odd, npm]\n", "    references: [\""+creds+"\"]\n", 1)
+	})
+	r.grants = map[string]error{creds: nil}
+	r.fields(providers.Revocable, time.Minute, map[string]string{"value": "c4n4ry-v"})
+	s := r.open("odd")
+	for _, body := range []string{`{"leases":[]}`, `{}`} {
+		a := s.call(http.MethodPost, api.PathLeases, body)
+		if !a.is(http.StatusBadRequest, api.CodeInvalidRequest) || !strings.Contains(a.refusal().Description, "references") {
+			t.Errorf("%s = %v, want 400 about references", body, a)
+		}
+	}
+	if got := names(s.leased(s.call(http.MethodPost, api.PathLeases, ask(t, api.LeaseRequest{References: []api.Reference{reference(creds, "X")}})))); got != creds {
+		t.Errorf("its reference = %q", got)
+	}
+}
+
 // A whole map may come to a variable that another lease sets: nothing is
 // delivered, and what was issued is revoked.
 func TestReferencesThatCollideWithWhatCame(t *testing.T) {

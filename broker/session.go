@@ -104,7 +104,9 @@ func (b *Broker) authorise(s store.Session, w wants) (grant, error) {
 	}
 	names := w.names
 	if len(names) == 0 && len(w.credentials) == 0 {
-		names = d.Role.Leases
+		if names = d.Role.Leases; len(names) == 0 {
+			return g, badRequest("the RunEnv role has no leases by name: ask for references", nil)
+		}
 	}
 	for _, name := range names {
 		def, ok := rules.Definitions[name]

@@ -28,7 +28,9 @@ type Cutter struct {
 // expire, and does so if apply is set. What is about to be applied and what was
 // is recorded (lease.containing, lease.contained): if the first can't be,
 // nothing is applied. Providers that can't contain are reported by the error,
-// beside what the others said. store.ErrNotFound: no such session.
+// beside what the others said, and so are credentials of which nothing is known
+// that says where: whose answer was lost or is under way.
+// store.ErrNotFound: no such session.
 func (c Cutter) Contain(ctx context.Context, session string, apply bool) ([]providers.Containment, error) {
 	s, err := c.Store.Session(ctx, session)
 	if err != nil {
@@ -40,6 +42,7 @@ func (c Cutter) Contain(ctx context.Context, session string, apply bool) ([]prov
 	}
 	var names []string
 	handles := map[string][]secret.Value{}
+	var failed error
 	for _, row := range rows {
 		if !c.live(row) {
 			continue
@@ -48,6 +51,8 @@ func (c Cutter) Contain(ctx context.Context, session string, apply bool) ([]prov
 			names = append(names, row.Provider)
 		}
 		if len(row.Handle) == 0 {
+			failed = errors.Join(failed, fmt.Errorf("lease %s (%s) of provider %q may live until %s, and nothing is known of it by which it could be cut off: do it by hand",
+				row.ID, row.Name, row.Provider, row.DiesBy.UTC().Format(time.RFC3339)))
 			continue
 		}
 		b, err := seal.Open(ctx, c.Sealer, handleField(row.ID), row.Handle)
@@ -57,7 +62,6 @@ func (c Cutter) Contain(ctx context.Context, session string, apply bool) ([]prov
 		handles[row.Provider] = append(handles[row.Provider], secret.New(b))
 	}
 	var all []providers.Containment
-	var failed error
 	for _, name := range names {
 		steps, err := c.one(ctx, s, name, handles[name], apply)
 		all = append(all, steps...)

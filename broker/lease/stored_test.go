@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -214,6 +215,29 @@ func TestContain(t *testing.T) {
 	}
 	if _, err := cutter.Contain(t.Context(), "s-unknown", true); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Contain(unknown) = %v", err)
+	}
+}
+
+// Whose answer was lost may live, and nothing is known of it that says where to
+// cut it off: that is told, beside what can be done for the others.
+func TestContainTellsWhatItCannotReach(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := &cloud{expireOnly: expireOnly{r.back}, steps: []providers.Containment{{Target: "role/a"}}}
+	r.provider = c
+	s := r.session()
+	r.issue(s, r.def("sts", providers.Expires))
+	r.back.set("issue", providers.ErrUnavailable)
+	if _, err := r.engine.Issue(t.Context(), r.request(s, r.def("lost", providers.Expires))); err == nil {
+		t.Fatal("Issue() succeeded")
+	}
+	cutter := lease.Cutter{
+		Store: r.store, Sealer: r.sealer, Now: r.time.Now,
+		Provider: func(string) (providers.Provider, bool) { return c, true },
+	}
+	steps, err := cutter.Contain(t.Context(), s.ID, false)
+	if len(steps) != 1 || err == nil || !strings.Contains(err.Error(), "lost") {
+		t.Errorf("Contain() = %+v, %v, want a step for the one and an error about the other", steps, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package aws
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -41,16 +42,15 @@ func (p *Provider) Contain(ctx context.Context, session string, handles []secret
 	if err != nil {
 		return nil, invalid("a policy that can't be written")
 	}
+	// Whatever is wrong with one role, the others are contained.
+	var failed error
 	var roles []arn
 	for _, h := range handles {
 		role, err := handleRole(h)
-		if err != nil {
-			return nil, err
-		}
-		if !p.allowed(role.account) {
-			return nil, wrongAccount("role "+role.name(), true)
-		}
-		if !slices.Contains(roles, role) {
+		switch {
+		case err != nil:
+			failed = errors.Join(failed, err)
+		case !slices.Contains(roles, role):
 			roles = append(roles, role)
 		}
 	}
@@ -63,13 +63,12 @@ func (p *Provider) Contain(ctx context.Context, session string, handles []secret
 		})
 	}
 	if !apply || len(roles) == 0 {
-		return steps, nil
+		return steps, failed
 	}
-	return steps, p.contain(ctx, roles, steps, name)
+	return steps, errors.Join(failed, p.contain(ctx, roles, steps, name))
 }
 
-// contain puts the policies on. What was done before an error stays, and is
-// marked.
+// contain puts the policies on, and marks what was done.
 func (p *Provider) contain(ctx context.Context, roles []arn, steps []providers.Containment, name string) error {
 	chain := p.ambient
 	if chain == nil {
@@ -90,11 +89,17 @@ func (p *Provider) contain(ctx context.Context, roles []arn, steps []providers.C
 	}
 	self, _ := parseARN(aws.ToString(who.Arn))
 	client := p.iam(creds)
+	var failed error
 	for i, role := range roles {
+		if !p.allowed(role.account) {
+			failed = errors.Join(failed, wrongAccount("role "+role.name(), true))
+			continue
+		}
 		// IAM takes a role by its name: in another account that is another role.
 		if role.account != self.account || role.partition != self.partition {
-			return hinted(fmt.Sprintf("role %s is in another account than you are: %v", role.name(), providers.ErrDenied),
-				"put its policy on as somebody of its own account", providers.ErrDenied)
+			failed = errors.Join(failed, hinted(fmt.Sprintf("role %s is in another account than you are: %v", role.name(), providers.ErrDenied),
+				"put its policy on as somebody of its own account", providers.ErrDenied))
+			continue
 		}
 		in := &iam.PutRolePolicyInput{RoleName: aws.String(role.name()), PolicyName: &name, PolicyDocument: &steps[i].Policy}
 		_, cerr := call(ctx, p, opPutPolicy, "role "+role.name(), always, func(ctx context.Context) (*iam.PutRolePolicyOutput, error) {
@@ -104,9 +109,10 @@ func (p *Provider) contain(ctx context.Context, roles []arn, steps []providers.C
 			if cerr.is(providers.ErrDenied) {
 				cerr.hint = "run this as somebody who may do iam:PutRolePolicy on that role"
 			}
-			return cerr
+			failed = errors.Join(failed, cerr)
+			continue
 		}
 		steps[i].Done = true
 	}
-	return nil
+	return failed
 }

@@ -386,8 +386,19 @@ func TestDefaultChain(t *testing.T) {
 	if _, err := web.issue(t, keys{"secret": "ci/npm"}); err != nil {
 		t.Errorf("another session is cut off too: %v", err)
 	}
-	if _, err := contain.Contain(t.Context(), "s-1", []secret.Value{secret.FromString(`{"role_arn":"arn:aws:iam::999988887777:role/deploy"}`)}, true); !errors.Is(err, providers.ErrDenied) {
-		t.Errorf("Contain in another account = %v, want %v", err, providers.ErrDenied)
+	// What can't be contained from here keeps nobody from containing the rest.
+	abroad, broken := secret.FromString(`{"role_arn":"arn:aws:iam::999988887777:role/deploy"}`), secret.FromString("{}")
+	steps, err = contain.Contain(t.Context(), "s-2", []secret.Value{broken, abroad, free.Handle}, true)
+	if !errors.Is(err, providers.ErrDenied) || !errors.Is(err, providers.ErrInvalid) || len(steps) != 2 || steps[0].Done || !steps[1].Done || steps[1].Target != loginRole {
+		t.Errorf("Contain with another account = %+v, %v, want the role of ours done, %v and %v", steps, err, providers.ErrDenied, providers.ErrInvalid)
+	}
+	if _, err := web.issue(t, keys{"secret": "ci/npm"}); !errors.Is(err, providers.ErrDenied) {
+		t.Errorf("Issue of the session contained beside = %v, want %v", err, providers.ErrDenied)
+	}
+	narrow := open(t, at(server, keys{"allowed_account_ids": []string{"999988887777"}, "auth": keys{"role": "arn:aws:iam::999988887777:role/x"}})).(providers.Container)
+	before = len(server.Requests())
+	if steps, err := narrow.Contain(t.Context(), "s-2", []secret.Value{free.Handle}, true); !errors.Is(err, providers.ErrDenied) || len(steps) != 1 || steps[0].Done || len(server.Requests()) != before+1 {
+		t.Errorf("Contain in an account that isn't allowed = %+v, %v, want the step printed and not done", steps, err)
 	}
 }
 

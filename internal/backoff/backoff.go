@@ -36,3 +36,12 @@ func Wait(ctx context.Context, d time.Duration) error {
 		return context.Cause(ctx)
 	}
 }
+
+// Pause waits for d and reports true; where the context's deadline is sooner it
+// reports false at once, since there is no time for another attempt.
+func Pause(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+		return false
+	}
+	return Wait(ctx, d) == nil
+}

@@ -39,3 +39,19 @@ func TestWaitEndsWithTheContext(t *testing.T) {
 		t.Errorf("Wait = %v, want nil", err)
 	}
 }
+
+func TestPauseIsNoLongerThanTheContext(t *testing.T) {
+	t.Parallel()
+	if !backoff.Pause(t.Context(), time.Nanosecond) {
+		t.Error("Pause = false with all the time there is")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	began := time.Now()
+	if backoff.Pause(ctx, 2*time.Hour) || time.Since(began) > time.Minute {
+		t.Error("Pause waited for what comes after the deadline")
+	}
+	cancel()
+	if backoff.Pause(ctx, time.Minute) || time.Since(began) > 30*time.Second {
+		t.Error("Pause waited under a context that is over")
+	}
+}

@@ -44,14 +44,9 @@ package aws
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/netip"
-	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -62,6 +57,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/providers/endpoint"
 )
 
 // Type is `type: aws`.
@@ -96,9 +92,6 @@ const (
 	methodCI      = "ci"
 
 	defaultAudience = "sts.amazonaws.com"
-
-	// maxCAFileBytes bounds `ca_file`: a whole system's bundle has about 250 KiB.
-	maxCAFileBytes = 1 << 20
 )
 
 var (
@@ -144,7 +137,7 @@ func open(cfg providers.Config) (providers.Provider, error) {
 	if err := k.check(cfg.CI != nil); err != nil {
 		return nil, err
 	}
-	roots, err := readCA(k.CAFile)
+	roots, err := endpoint.Roots(k.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +195,10 @@ func (k *keys) check(ci bool) error {
 		{"sts", k.Endpoints.STS}, {"secretsmanager", k.Endpoints.SecretsManager}, {"ssm", k.Endpoints.SSM},
 		{"ecr", k.Endpoints.ECR}, {"iam", k.Endpoints.IAM},
 	} {
-		if err := checkEndpoint(e.url); err != nil {
+		if e.url == "" {
+			continue
+		}
+		if err := endpoint.Check(strings.TrimRight(e.url, "/"), "https://sts.example.com"); err != nil {
 			return fmt.Errorf("`endpoints.%s` %w", e.name, err)
 		}
 	}
@@ -238,51 +234,6 @@ func (a *authKeys) check(ci bool) error {
 		}
 	}
 	return nil
-}
-
-// checkEndpoint wants an https origin; http to a loopback literal alone, whose
-// packets stay on this machine.
-func checkEndpoint(endpoint string) error {
-	if endpoint == "" {
-		return nil
-	}
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Hostname() == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "" {
-		return errors.New("isn't an origin, such as https://sts.example.com")
-	}
-	switch u.Scheme {
-	case "https":
-		return nil
-	case "http":
-		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsLoopback() {
-			return nil
-		}
-		return errors.New("is plain http: everybody on the way could read what AWS answers; use https (http only to 127.0.0.1)")
-	}
-	return errors.New("is neither https nor http to a loopback address")
-}
-
-func readCA(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil // the system's
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("`ca_file`: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	pem, err := io.ReadAll(io.LimitReader(f, maxCAFileBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("`ca_file` %s: %w", path, err)
-	}
-	if len(pem) > maxCAFileBytes {
-		return nil, fmt.Errorf("`ca_file` %s is larger than %d bytes", path, maxCAFileBytes)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("`ca_file` %s holds no certificate in PEM", path)
-	}
-	return pool, nil
 }
 
 // Audience is that of the broker's token; empty where the CI's is used.

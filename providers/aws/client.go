@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync/atomic"
@@ -22,7 +21,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/aws/smithy-go/middleware"
 
+	"github.com/runenv/action/internal/backoff"
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/providers/endpoint"
 )
 
 const (
@@ -74,7 +75,7 @@ func call[T any](ctx context.Context, p *Provider, op, what string, r repeat, se
 		for range attempt - 1 {
 			wait *= 3
 		}
-		if !sleep(ctx, wait/2+rand.N(wait)) { //nolint:gosec // spreads load, guards nothing
+		if !backoff.Pause(ctx, wait/2+rand.N(wait)) { //nolint:gosec // spreads load, guards nothing
 			return nil, cerr
 		}
 	}
@@ -87,21 +88,6 @@ func (r repeat) mayRepeat(err *callError) bool {
 		return false
 	}
 	return r == always || err.is(providers.ErrNotIssued)
-}
-
-// sleep waits, unless the context would end before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
-		return false
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // A trip is one attempt's passage through the transport: what it tells is
@@ -177,21 +163,10 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// newHTTP is one provider's pool of connections. It uses no proxy: what AWS
-// answers is for this process alone.
+// newHTTP is how one provider speaks to AWS.
 func newHTTP(tlsConfig *tls.Config) *http.Client {
 	return &http.Client{
-		Transport: &tripper{&http.Transport{
-			DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSClientConfig:        tlsConfig,
-			TLSHandshakeTimeout:    5 * time.Second,
-			ForceAttemptHTTP2:      true,
-			MaxIdleConns:           64,
-			MaxIdleConnsPerHost:    64,
-			IdleConnTimeout:        20 * time.Second, // AWS closes them after about as long
-			MaxResponseHeaderBytes: 64 << 10,
-			DisableCompression:     true,
-		}},
+		Transport:     &tripper{endpoint.Transport(tlsConfig, 20*time.Second)}, // AWS closes them after about as long
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

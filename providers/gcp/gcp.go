@@ -43,19 +43,15 @@ package gcp
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net/netip"
-	"net/url"
-	"os"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/providers/endpoint"
 )
 
 // Type is `type: gcp`.
@@ -97,8 +93,6 @@ const (
 	extendedLife = 12 * time.Hour
 	// maxSubjectBytes is Google's limit for google.subject.
 	maxSubjectBytes = 127
-	// maxCAFileBytes bounds `ca_file`: a whole system's bundle has about 250 KiB.
-	maxCAFileBytes = 1 << 20
 
 	cloudPlatform  = "https://www.googleapis.com/auth/cloud-platform"
 	defaultDomain  = "googleapis.com"
@@ -152,7 +146,7 @@ func open(cfg providers.Config) (providers.Provider, error) {
 	if err := k.check(cfg.CI != nil); err != nil {
 		return nil, err
 	}
-	roots, err := readCA(k.CAFile)
+	roots, err := endpoint.Roots(k.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +214,7 @@ func (k *keys) check(inCI bool) error {
 			*e.url = "https://" + e.name + "." + k.UniverseDomain
 		}
 		*e.url = strings.TrimSuffix(*e.url, "/")
-		if err := checkEndpoint(*e.url); err != nil {
+		if err := endpoint.Check(*e.url, "https://sts.googleapis.com"); err != nil {
 			return fmt.Errorf("`endpoints`: `%s` %w", e.name, err)
 		}
 	}
@@ -251,45 +245,6 @@ func (k *keys) checkIdentity() error {
 		}
 	}
 	return nil
-}
-
-// checkEndpoint wants an https origin; http to a loopback literal alone, whose
-// packets stay on this machine.
-func checkEndpoint(endpoint string) error {
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.ForceQuery || strings.Contains(endpoint, "#") || u.Opaque != "" {
-		return errors.New("isn't an origin, such as https://sts.googleapis.com")
-	}
-	switch u.Scheme {
-	case "https":
-		return nil
-	case "http":
-		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsLoopback() {
-			return nil
-		}
-		return errors.New("is plain http: everybody on the way could read what comes from there; use https (http only to 127.0.0.1)")
-	}
-	return errors.New("is neither https nor http to a loopback address")
-}
-
-func readCA(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil // the system's
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("`ca_file`: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	pem, err := io.ReadAll(io.LimitReader(f, maxCAFileBytes+1))
-	if err != nil || len(pem) > maxCAFileBytes {
-		return nil, fmt.Errorf("`ca_file` %s can't be read or is larger than %d bytes", path, maxCAFileBytes)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("`ca_file` %s holds no certificate in PEM", path)
-	}
-	return pool, nil
 }
 
 // Audience is that of the ID token by which the provider logs in; empty if it

@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -22,7 +21,9 @@ import (
 	"cloud.google.com/go/auth/credentials/externalaccount"
 	"cloud.google.com/go/auth/credentials/impersonate"
 
+	"github.com/runenv/action/internal/backoff"
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/providers/endpoint"
 )
 
 const (
@@ -82,7 +83,7 @@ func (p *core) again(ctx context.Context, r repeat, attempt func(context.Context
 		if err == nil || n == maxAttempts || !mayRepeat(r, err) {
 			return err
 		}
-		if !sleep(ctx, wait/2+rand.N(wait)) { //nolint:gosec // spreads load, guards nothing
+		if !backoff.Pause(ctx, wait/2+rand.N(wait)) { //nolint:gosec // spreads load, guards nothing
 			return err
 		}
 		wait *= 3
@@ -99,21 +100,6 @@ func mayRepeat(r repeat, err *callError) bool {
 	return r == onFailure && err.answered()
 }
 
-// sleep waits, unless the context would end before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
-		return false
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 // httpSide speaks to STS and IAM Credentials through Google's own library. The
 // library can neither be told where IAM Credentials is nor what an answer may
 // hold, and puts bodies into its errors: so what goes out and comes back is
@@ -127,19 +113,7 @@ type httpSide struct {
 }
 
 func newHTTPSide(e endpointKeys, tlsConfig *tls.Config) *httpSide {
-	// One pool of connections, shared by all sessions. It uses no proxy: what
-	// Google answers is for this process alone.
-	t := &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:        tlsConfig.Clone(),
-		TLSHandshakeTimeout:    5 * time.Second,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           64,
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true,
-	}
+	t := endpoint.Transport(tlsConfig.Clone(), 90*time.Second)
 	h := &httpSide{next: t, sts: e.STS + "/v1/token", hosts: map[string]bool{}}
 	sts, errSTS := url.Parse(e.STS)
 	iam, errIAM := url.Parse(e.IAMCredentials)

@@ -3,13 +3,11 @@ package vault
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -19,6 +17,7 @@ import (
 
 	"github.com/hashicorp/vault/api"
 
+	"github.com/runenv/action/internal/backoff"
 	"github.com/runenv/action/providers"
 )
 
@@ -98,7 +97,7 @@ func (p *Provider) do(ctx context.Context, r request) (*answer, *callError) {
 			wait *= 3
 		}
 		wait = wait/2 + rand.N(wait) //nolint:gosec // spreads load, guards nothing
-		if !sleep(ctx, max(wait, min(pause, maxRetryAfter))) {
+		if !backoff.Pause(ctx, max(wait, min(pause, maxRetryAfter))) {
 			return nil, err
 		}
 	}
@@ -115,21 +114,6 @@ func (r *request) mayRepeat(err *callError) bool {
 		return r.repeat >= onFailure
 	}
 	return r.repeat >= always
-}
-
-// sleep waits, unless the context would end before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
-		return false
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // try sends a request once. pause is what Vault asks to wait before another.
@@ -211,22 +195,6 @@ func retryAfter(h http.Header) time.Duration {
 		return 0
 	}
 	return time.Duration(seconds) * time.Second
-}
-
-// newTransport is one provider's pool of connections, shared by its sessions.
-// It uses no proxy: what Vault answers is for this process alone.
-func newTransport(tlsConfig *tls.Config) *http.Transport {
-	return &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:        tlsConfig,
-		TLSHandshakeTimeout:    5 * time.Second,
-		ForceAttemptHTTP2:      true,
-		MaxIdleConns:           64,
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        90 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true,
-	}
 }
 
 // neverRetry switches off the retries of Vault's client, which don't know

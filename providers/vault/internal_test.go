@@ -9,14 +9,6 @@ import (
 	"github.com/runenv/action/secret"
 )
 
-// A proxy of the environment sees nothing; net/http never asks one for
-// loopback addresses, so that the other tests couldn't tell.
-func TestNoProxy(t *testing.T) {
-	if newTransport(nil).Proxy != nil {
-		t.Error("the transport asks for a proxy")
-	}
-}
-
 // Whatever Vault answers, a credential is bounded and its parts agree.
 func FuzzAnswer(f *testing.F) {
 	for _, seed := range []string{

@@ -2,19 +2,16 @@ package vault
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 	"regexp"
+
+	"github.com/runenv/action/providers/endpoint"
 )
 
-const (
-	// maxCAFileBytes bounds `ca_file`: a whole system's bundle has about 250 KiB.
-	maxCAFileBytes = 1 << 20
-	// maxClientFileBytes bounds `client_cert`, with its chain, and `client_key`.
-	maxClientFileBytes = 64 << 10
-)
+// maxClientFileBytes bounds `client_cert`, with its chain, and `client_key`.
+const maxClientFileBytes = 64 << 10
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)
 
@@ -22,7 +19,7 @@ var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])
 func (k *keys) tls() (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	var err error
-	if cfg.RootCAs, err = readCA(k.CAFile); err != nil {
+	if cfg.RootCAs, err = endpoint.Roots(k.CAFile); err != nil {
 		return nil, err
 	}
 	if k.TLSServerName != "" {
@@ -45,21 +42,6 @@ func (k *keys) tls() (*tls.Config, error) {
 	}
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return read() }
 	return cfg, nil
-}
-
-func readCA(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil // the system's
-	}
-	pem, err := readFile("ca_file", path, maxCAFileBytes)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("`ca_file` %s holds no certificate in PEM", path)
-	}
-	return pool, nil
 }
 
 func readPair(certFile, keyFile string) (*tls.Certificate, error) {

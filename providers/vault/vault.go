@@ -67,10 +67,9 @@ package vault
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"regexp"
 	"strings"
 	"time"
@@ -78,6 +77,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/runenv/action/providers"
+	"github.com/runenv/action/providers/endpoint"
 )
 
 // Type is `type: vault`.
@@ -157,36 +157,18 @@ func open(cfg providers.Config) (providers.Provider, error) {
 // check refuses what can't be meant and fills in the defaults.
 func (k *keys) check() error {
 	k.Address = strings.TrimSuffix(k.Address, "/")
-	if err := checkAddress(k.Address); err != nil {
-		return err
+	const example = "https://vault.example.com:8200"
+	if k.Address == "" {
+		return errors.New("`address` is missing, such as " + example)
+	}
+	if err := endpoint.Check(k.Address, example); err != nil {
+		return fmt.Errorf("`address` %w", err)
 	}
 	k.Namespace = strings.Trim(k.Namespace, "/")
 	if k.Namespace != "" && !segments.MatchString(k.Namespace) {
 		return errors.New("`namespace` isn't a path of plain names, such as team/ci")
 	}
 	return k.Auth.check(k.Address)
-}
-
-// checkAddress wants an https origin; http to a loopback literal alone, whose
-// packets stay on this machine.
-func checkAddress(address string) error {
-	if address == "" {
-		return errors.New("`address` is missing, such as https://vault.example.com:8200")
-	}
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "" {
-		return errors.New("`address` isn't an origin, such as https://vault.example.com:8200")
-	}
-	switch u.Scheme {
-	case "https":
-		return nil
-	case "http":
-		if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsLoopback() {
-			return nil
-		}
-		return errors.New("`address` is plain http: everybody on the way could read what Vault answers; use https (http only to 127.0.0.1)")
-	}
-	return errors.New("`address` is neither https nor http to a loopback address")
 }
 
 // newClient makes Vault's own client deaf to the environment: what
@@ -196,7 +178,7 @@ func newClient(address string, tlsConfig *tls.Config) (*api.Client, error) {
 	client, err := api.NewClient(&api.Config{
 		Address: address,
 		HttpClient: &http.Client{
-			Transport:     &tripper{next: newTransport(tlsConfig)},
+			Transport:     &tripper{next: endpoint.Transport(tlsConfig, 90*time.Second)},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		DisableRedirects: true,

@@ -108,7 +108,7 @@ func TestT21FilesCountForTheAnswersBound(t *testing.T) {
 		{"14 MiB in files", []api.Reference{reference(creds+"#a", "A_FILE"), reference(creds+"#a", "B_FILE"), reference(creds+"#a", "C_FILE"), reference(creds+"#a", "D_FILE")}, http.StatusOK},
 		{"17.5 MiB in files", []api.Reference{
 			reference(creds+"#a", "A_FILE"), reference(creds+"#a", "B_FILE"), reference(creds+"#a", "C_FILE"), reference(creds+"#a", "D_FILE"), reference(creds+"#a", "E_FILE"),
-		}, http.StatusBadGateway},
+		}, http.StatusUnprocessableEntity},
 		// JSON of all fields, of each of which a is hidden by itself.
 		{"7 MiB in files, and as much to hide", []api.Reference{reference(creds, "A_FILE"), reference(token, "B_FILE")}, http.StatusOK},
 		{"10.5 MiB in files, and as much to hide", []api.Reference{reference(creds, "A_FILE"), reference(token, "B_FILE"), reference(more, "C_FILE")}, http.StatusBadGateway},

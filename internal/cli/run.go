@@ -326,7 +326,7 @@ func (o *runOptions) injection(vars []inject.Var) inject.Options {
 		opt.Keep = o.inherit.keep
 	}
 	if o.local != nil {
-		opt.Withhold = o.local.Withhold
+		opt.NotInherited = o.local.Withhold
 	}
 	return opt
 }

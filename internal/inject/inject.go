@@ -42,9 +42,9 @@ type Options struct {
 	// PassCIToken leaves in the variables by which the command could get the
 	// job's token, and so more leases.
 	PassCIToken bool
-	// Withhold are names of more variables that the command doesn't get,
-	// whatever PassCIToken says.
-	Withhold []string
+	// NotInherited are names of more variables that aren't inherited, whatever
+	// PassCIToken and Keep say; leases may set them.
+	NotInherited []string
 	// Pristine inherits nothing but what a login gives (see [pristine]) and
 	// what Only names.
 	Pristine bool
@@ -161,7 +161,7 @@ func environ(base []string, vars []Var, opt Options) ([]string, error) {
 		if opt.settled(v.Name) {
 			return true
 		}
-		kept := slices.Contains(opt.Keep, v.Name) && slices.ContainsFunc(base, func(kv string) bool { return nameOf(kv) == v.Name })
+		kept := slices.Contains(opt.Keep, v.Name) && !slices.Contains(opt.NotInherited, v.Name) && slices.ContainsFunc(base, func(kv string) bool { return nameOf(kv) == v.Name })
 		if kept {
 			delete(leased, v.Name)
 		}
@@ -201,7 +201,7 @@ func inherited(base []string, leased map[string]string, opt Options) []string {
 			continue
 		}
 		seen[name] = true
-		if _, ok := leased[name]; ok || opt.settled(name) || !opt.PassCIToken && isWithheld(name) || slices.Contains(opt.Withhold, name) {
+		if _, ok := leased[name]; ok || opt.settled(name) || !opt.PassCIToken && isWithheld(name) || slices.Contains(opt.NotInherited, name) {
 			continue
 		}
 		if !slices.Contains(opt.Keep, name) && !opt.inherits(name) {

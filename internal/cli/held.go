@@ -72,7 +72,7 @@ func dismiss(starting <-chan started) {
 // until then. It comes before the first lease. A nil starting is no guardian.
 func (a *app) hold(p *process, s *client.Session, o *runOptions, ca []byte, starting <-chan started) *held {
 	h := &held{
-		p: p, session: s, kept: make(chan struct{}), unended: "the broker ends it after missed heartbeats",
+		p: p, session: s, kept: make(chan struct{}),
 		anew: o.watchRestart,
 	}
 	if starting == nil {
@@ -110,11 +110,28 @@ func (h *held) guard(g started, cfg guardian.Config) {
 		err = g.guardian.Guard(cfg)
 	}
 	if err != nil {
-		h.p.say.problem("if RunEnv is killed, only missed heartbeats will end the session", err)
+		h.unguarded(err)
 		return
 	}
 	h.guardian = g.guardian
 	h.unended = "the guardian goes on trying for a minute, then the broker ends it after missed heartbeats"
+}
+
+// watched waits until the guardian watches: it starts while the leases are
+// asked for. Call it before the command begins.
+func (h *held) watched() {
+	if h.guardian == nil {
+		return
+	}
+	if err := h.guardian.Watches(); err != nil {
+		h.guardian = nil
+		h.unguarded(err)
+	}
+}
+
+func (h *held) unguarded(err error) {
+	h.unended = "the broker ends it after missed heartbeats"
+	h.p.say.problem("if RunEnv is killed, only missed heartbeats will end the session", err)
 }
 
 // guardianCA is what the guardian is to trust, whose environment is empty.

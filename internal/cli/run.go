@@ -299,6 +299,7 @@ func (a *app) inSession(p *process, s *client.Session, o *runOptions, ca []byte,
 	if err := o.step.leased(s, leases, d.bearers); err != nil {
 		return err
 	}
+	d.held.watched()
 	p.log.Debug("leased", "session", s.ID(), "leases", leaseNames(leases))
 	if o.verbose || o.debug {
 		for _, l := range leases {

@@ -17,12 +17,11 @@
 package guardian
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
-	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +79,7 @@ type Handle struct {
 	process *os.Process
 	life    *os.File // closing it without doneByte is the wrapper's death
 	ready   *os.File
+	unread  int // confirmations that are to come
 	exited  chan struct{}
 	state   *os.ProcessState // after exited
 }
@@ -101,23 +101,38 @@ func Start(exe string) (*Handle, error) {
 	return h, nil
 }
 
-// Guard hands the guardian its session and returns once it watches. From then
-// on it ends the session when the caller exits, however it does, unless
-// [Handle.Done] came first. After an error there is no guardian any more.
+// Guard hands the guardian its session. Once it has started it ends the session
+// when the caller exits, however it does, unless [Handle.Done] came first. Ask
+// [Handle.Watches] whether it has started before anything depends on that.
+// After an error there is no guardian any more.
 func (h *Handle) Guard(cfg Config) error {
 	message, err := encode(wire{SessionURL: cfg.SessionURL, EndToken: cfg.EndToken.Reveal(), CAPEM: cfg.CAPEM})
 	if err == nil {
-		err = h.configure(message)
+		err = h.send(message)
 		clear(message)
 	}
 	if err != nil {
-		_ = h.process.Kill()
-		_ = h.life.Close()
-		_ = h.ready.Close()
-		<-h.exited
+		h.abandon()
 		return fmt.Errorf("configuring the guardian: %w", err)
 	}
 	return nil
+}
+
+// Watches returns once the guardian has confirmed that it watches. After an
+// error there is no guardian any more.
+func (h *Handle) Watches() error {
+	if err := h.confirmed(); err != nil {
+		h.abandon()
+		return fmt.Errorf("configuring the guardian: %w", err)
+	}
+	return nil
+}
+
+func (h *Handle) abandon() {
+	_ = h.process.Kill()
+	_ = h.life.Close()
+	_ = h.ready.Close()
+	<-h.exited
 }
 
 // End ends the session itself, trying again until ctx ends while the broker
@@ -127,11 +142,7 @@ func End(ctx context.Context, cfg Config) error {
 	if err := w.check(); err != nil {
 		return fmt.Errorf("ending the session: %w", err)
 	}
-	client, err := newClient(w.CAPEM)
-	if err != nil {
-		return fmt.Errorf("ending the session: %w", err)
-	}
-	if err := end(ctx, client, w); err != nil {
+	if err := w.end(ctx); err != nil {
 		return fmt.Errorf("ending the session: %w", err)
 	}
 	return nil
@@ -190,31 +201,35 @@ func (h *Handle) Files(dir string) error {
 		return errors.New("telling the guardian of a folder: its path is too long")
 	}
 	message := binary.BigEndian.AppendUint32([]byte{filesByte}, uint32(len(dir)))
-	if err := h.tell(append(message, dir...)); err != nil {
+	err := h.send(append(message, dir...))
+	if err == nil {
+		err = h.confirmed()
+	}
+	if err != nil {
 		return fmt.Errorf("telling the guardian of a folder: %w", err)
 	}
 	return nil
 }
 
-func (h *Handle) configure(message []byte) error {
-	if err := h.tell(message); err != nil {
-		return fmt.Errorf("sending its configuration: %w", err)
+// send sends a message, which will be confirmed.
+func (h *Handle) send(message []byte) error {
+	// Windows' pipes have no deadlines; there only a live guardian is bounded.
+	_ = h.life.SetWriteDeadline(time.Now().Add(startLimit))
+	if _, err := h.life.Write(message); err != nil {
+		return fmt.Errorf("sending a message: %w", err)
 	}
+	h.unread++
 	return nil
 }
 
-// tell sends a message and waits until it is confirmed.
-func (h *Handle) tell(message []byte) error {
-	end := time.Now().Add(startLimit)
-	// Windows' pipes have no deadlines; there only a live guardian is bounded.
-	_ = h.life.SetWriteDeadline(end)
-	_ = h.ready.SetReadDeadline(end)
-	if _, err := h.life.Write(message); err != nil {
-		return err
-	}
-	var answer [1]byte
-	if _, err := io.ReadFull(h.ready, answer[:]); err != nil || answer[0] != readyByte {
-		return errors.New("it didn't confirm")
+// confirmed waits until all that was sent is confirmed.
+func (h *Handle) confirmed() error {
+	_ = h.ready.SetReadDeadline(time.Now().Add(startLimit))
+	for ; h.unread > 0; h.unread-- {
+		var answer [1]byte
+		if _, err := io.ReadFull(h.ready, answer[:]); err != nil || answer[0] != readyByte {
+			return errors.New("it didn't confirm")
+		}
 	}
 	return nil
 }
@@ -264,10 +279,6 @@ func guard(ctx context.Context, life io.Reader, ready io.Writer) int {
 	if err != nil {
 		return 1
 	}
-	client, err := newClient(w.CAPEM)
-	if err != nil {
-		return 1
-	}
 	// A wrapper that died already shows in the next read.
 	_, _ = ready.Write([]byte{readyByte})
 	folders, done := watch(life, ready)
@@ -283,7 +294,7 @@ func guard(ctx context.Context, life io.Reader, ready io.Writer) int {
 			code = 1
 		}
 	}
-	if w.SessionURL != "" && end(ctx, client, w) != nil {
+	if w.SessionURL != "" && w.end(ctx) != nil {
 		code = 1
 	}
 	return code
@@ -332,12 +343,20 @@ func readFrame(r io.Reader, limit uint32) ([]byte, error) {
 	return body, err
 }
 
-// wire is the configuration as it crosses the pipe: its length in four bytes,
-// then JSON.
+// wire is the configuration as it crosses the pipe: three frames, each its
+// length in four bytes and what it holds.
 type wire struct {
-	SessionURL string `json:"session_url"`
-	EndToken   []byte `json:"end_token"`
-	CAPEM      []byte `json:"ca_pem,omitempty"`
+	SessionURL string
+	EndToken   []byte
+	CAPEM      []byte
+}
+
+func (w wire) end(ctx context.Context) error {
+	client, err := newClient(w.CAPEM)
+	if err != nil {
+		return err
+	}
+	return end(ctx, client, w)
 }
 
 func (w wire) check() error {
@@ -374,36 +393,52 @@ func encode(w wire) ([]byte, error) {
 	if err := w.check(); err != nil {
 		return nil, err
 	}
-	if _, err := newClient(w.CAPEM); err != nil {
-		return nil, err
+	if len(w.CAPEM) > 0 && !hasCertificate(w.CAPEM) {
+		return nil, errNoCertificate
 	}
-	body, err := json.Marshal(w)
-	if err != nil {
-		return nil, err
+	size := len(w.SessionURL) + len(w.EndToken) + len(w.CAPEM)
+	if size > maxConfigBytes {
+		return nil, fmt.Errorf("%d bytes of configuration, more than %d", size, maxConfigBytes)
 	}
-	if len(body) > maxConfigBytes {
-		return nil, fmt.Errorf("%d bytes of configuration, more than %d", len(body), maxConfigBytes)
+	out := make([]byte, 0, size+3*4)
+	for _, part := range [][]byte{[]byte(w.SessionURL), w.EndToken, w.CAPEM} {
+		out = append(binary.BigEndian.AppendUint32(out, uint32(len(part))), part...)
 	}
-	defer clear(body)
-	return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...), nil
+	return out, nil
 }
 
 func decode(r io.Reader) (wire, error) {
-	body, err := readFrame(r, maxConfigBytes)
-	defer clear(body)
-	if err != nil {
-		return wire{}, err
+	var parts [3][]byte
+	left := uint32(maxConfigBytes)
+	for i := range parts {
+		var err error
+		if parts[i], err = readFrame(r, left); err != nil {
+			return wire{}, err
+		}
+		left -= uint32(len(parts[i]))
 	}
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	var w wire
-	if err := d.Decode(&w); err != nil {
-		return wire{}, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return wire{}, errors.New("the configuration has a tail")
-	}
+	w := wire{string(parts[0]), parts[1], parts[2]}
 	return w, w.check()
+}
+
+var errNoCertificate = errors.New("no certificate in the CA's PEM")
+
+// hasCertificate reports whether [newClient] will take the PEM, and parses no
+// more than it must: a bundle has a hundred and more.
+func hasCertificate(caPEM []byte) bool {
+	for len(caPEM) > 0 {
+		var block *pem.Block
+		if block, caPEM = pem.Decode(caPEM); block == nil {
+			return false
+		}
+		if block.Type != "CERTIFICATE" || len(block.Headers) != 0 {
+			continue
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 func newClient(caPEM []byte) (*http.Client, error) {
@@ -411,7 +446,7 @@ func newClient(caPEM []byte) (*http.Client, error) {
 	if len(caPEM) > 0 {
 		roots = x509.NewCertPool()
 		if !roots.AppendCertsFromPEM(caPEM) {
-			return nil, errors.New("no certificate in the CA's PEM")
+			return nil, errNoCertificate
 		}
 	}
 	return &http.Client{

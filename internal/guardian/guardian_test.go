@@ -111,7 +111,10 @@ func watched(exe string, cfg Config) (*Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	return h, h.Guard(cfg)
+	if err := h.Guard(cfg); err != nil {
+		return nil, err
+	}
+	return h, h.Watches()
 }
 
 // One that never got a session goes without a word.
@@ -402,14 +405,11 @@ func FuzzDecode(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	framed := func(body string) []byte {
-		return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
-	}
 	f.Add(good)
 	f.Add(good[:len(good)-1])
 	f.Add([]byte("\xff\xff\xff\xff{}"))
-	f.Add(framed(`{"session_url":"https://b.example.com","end_token":"eA==","more":1}`))
-	f.Add(framed(`{"session_url":"https://b.example.com","end_token":"eA=="} {}`))
+	f.Add(framed("https://b.example.com", "x", "more"))
+	f.Add(framed("", "", ""))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
 		w, err := decode(r)
@@ -429,20 +429,32 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+func framed(parts ...string) []byte {
+	var out []byte
+	for _, part := range parts {
+		out = append(binary.BigEndian.AppendUint32(out, uint32(len(part))), part...)
+	}
+	return out
+}
+
 func TestDecodeIsStrict(t *testing.T) {
 	t.Parallel()
-	for _, body := range []string{
-		`{"session_url":"https://b.example.com","end_token":"eA==","more":1}`,
-		`{"session_url":"https://b.example.com","end_token":"eA=="} {}`,
-		`{"session_url":"http://b.example.com","end_token":"eA=="}`,
-		`{"session_url":"https://b.example.com"}`,
-		`[]`,
-		``,
+	url := "https://b.example.com"
+	for _, parts := range [][]string{
+		{"http://b.example.com", "x", ""},
+		{url, "", ""},
+		{"", "x", ""},
+		{url, "x\n", ""},
+		{url, "x"},
+		{url, "x", strings.Repeat("x", maxConfigBytes-len(url))},
+		{},
 	} {
-		framed := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
-		if _, err := decode(bytes.NewReader(framed)); err == nil {
-			t.Errorf("decode(%s) gave no error", body)
+		if _, err := decode(bytes.NewReader(framed(parts...))); err == nil {
+			t.Errorf("decode(%.99q) gave no error", parts)
 		}
+	}
+	if _, err := decode(bytes.NewReader(framed(url, "x", strings.Repeat("x", maxConfigBytes-len(url)-1)))); err != nil {
+		t.Errorf("decode of the largest message = %v", err)
 	}
 	if _, err := decode(bytes.NewReader([]byte{0, 0, 0, 9, '{'})); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("decode of a torn message = %v, want %v", err, io.ErrUnexpectedEOF)

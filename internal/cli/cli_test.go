@@ -165,9 +165,9 @@ func TestSignalStatus(t *testing.T) {
 func TestSwitchboard(t *testing.T) {
 	t.Parallel()
 	var board switchboard
-	signals, done, got := make(chan os.Signal), make(chan struct{}), make(chan string, 1)
-	go board.serve(signals, done)
-	defer close(done)
+	signals, got := make(chan os.Signal), make(chan string, 1)
+	go board.serve(signals)
+	defer close(signals)
 	signals <- os.Interrupt // nobody listens yet
 	for _, who := range []string{"first", "second"} {
 		board.connect(func(s os.Signal) { got <- fmt.Sprint(who, " ", s) })

@@ -37,6 +37,8 @@ type process struct {
 	ended    atomic.Int64 // signals that mean an end, while the command ran
 	close    func()
 
+	listening chan struct{} // closed once all signals come
+
 	// starting is done at the first signal that comes before the child,
 	// exchanging a little later, and ending at the second one after it.
 	starting, exchanging, ending context.Context
@@ -57,17 +59,20 @@ func (a *app) newProcess(command []string, o runOptions) *process {
 		// where somebody started the runner on one.
 		terminal: o.step == nil && proc.OnTerminal(),
 		forward:  make(chan os.Signal, 64),
+
+		listening: make(chan struct{}),
 	}
 	p.starting, p.abort = context.WithCancelCause(context.Background())
 	p.exchanging, p.cutOff = context.WithCancelCause(context.Background())
 	p.ending, p.hurry = context.WithCancelCause(context.Background())
 	p.board.connect(p.beforeChild)
-	signals, stop := proc.Notify(p.terminal)
-	done := make(chan struct{})
-	go p.board.serve(signals, done)
+	signals, rest := proc.NotifyFirst(p.terminal)
+	go p.board.serve(signals)
+	go func() {
+		defer close(p.listening)
+		rest()
+	}()
 	p.close = func() {
-		stop()
-		close(done)
 		p.abort(nil)
 		p.cutOff(nil)
 		p.hurry(nil)
@@ -154,6 +159,7 @@ type starter = func(path string, args []string, attr *os.ProcAttr) (*os.Process,
 // is stopped. A nil redactor hands the output through untouched; a nil start is
 // the usual one.
 func (p *process) child(ctx context.Context, environ []string, redactor *redact.Redactor, start starter) (int, error) {
+	<-p.listening
 	p.board.connect(p.whileChild)
 	if err := p.orSignal(nil); err != nil {
 		return 0, err

@@ -26,19 +26,14 @@ type switchboard struct {
 	to func(os.Signal)
 }
 
-// serve hands signals on until the channel is closed or done is.
-func (s *switchboard) serve(signals <-chan os.Signal, done <-chan struct{}) {
-	for {
-		select {
-		case sig := <-signals:
-			s.mu.Lock()
-			if s.to != nil {
-				s.to(sig)
-			}
-			s.mu.Unlock()
-		case <-done:
-			return
+// serve hands signals on, to the program's end.
+func (s *switchboard) serve(signals <-chan os.Signal) {
+	for sig := range signals {
+		s.mu.Lock()
+		if s.to != nil {
+			s.to(sig)
 		}
+		s.mu.Unlock()
 	}
 }
 

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"bytes"
 	"crypto/rand"
 	"os"
 	"path/filepath"
@@ -19,7 +20,7 @@ type cgroup struct {
 // newCgroup returns nil where there can be none.
 func newCgroup() *cgroup {
 	self, err := os.ReadFile("/proc/self/cgroup")
-	if err != nil {
+	if err != nil || !bytes.Contains(self, []byte("0::")) {
 		return nil
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -56,8 +57,8 @@ func ignoresSuspend(pid int) bool {
 var originalCore atomic.Pointer[uint64]
 
 // HardenSelf keeps this process's memory from core dumps and from debuggers
-// of the same user, and its /proc entries from everybody but root; and from the
-// swap, where the limit on locked memory is no obstacle. Children of [Run] get
+// of the same user, and its /proc entries from everybody but root; and, where it
+// lives for over a second, from the swap, where the limit on locked memory is no obstacle. Children of [Run] get
 // the core limit back that this process began with.
 func HardenSelf() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -74,9 +75,14 @@ func HardenSelf() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: soft, Max: lim.Max}); err != nil {
 		return fmt.Errorf("setting the core limit: %w", err)
 	}
-	lockMemory()
+	time.AfterFunc(lockAfter, lockMemory)
 	return nil
 }
+
+// lockAfter is when memory is locked. Nothing that was in use a second ago is
+// swapped out, and for a command that takes less the locking costs a
+// noticeable part of its life.
+const lockAfter = time.Second
 
 // lockMemory locks pages as they are used. Under a limit it doesn't try: an
 // allocation beyond that would end the process.

@@ -37,15 +37,41 @@ func OnTerminal() bool {
 // SIGPIPE is subscribed to as well, and passed on to nobody: a closed stdout
 // would otherwise kill a Go program before it can clean up.
 func Notify(terminal bool) (signals <-chan os.Signal, stop func()) {
-	var all []os.Signal
+	c := make(chan os.Signal, 64)
+	subscribe(c, terminal, true)
+	subscribe(c, terminal, false)
+	return c, func() { signal.Stop(c) }
+}
+
+// NotifyFirst is Notify for a program that has other things to begin with, and
+// whose end is the end of this: it subscribes at once to the signals that others
+// send to a program, and to the rest when that is called. They are fifty, and
+// each costs two switches between threads.
+func NotifyFirst(terminal bool) (signals <-chan os.Signal, rest func()) {
+	c := make(chan os.Signal, 64)
+	subscribe(c, terminal, true)
+	return c, func() { subscribe(c, terminal, false) }
+}
+
+func subscribe(c chan<- os.Signal, terminal, first bool) {
+	var some []os.Signal
 	for n := syscall.Signal(1); n <= 64; n++ {
-		if catchable(n) && !signal.Ignored(n) && !(terminal && jobControl(n)) {
-			all = append(all, n)
+		if usual(n) == first && catchable(n) && !signal.Ignored(n) && !(terminal && jobControl(n)) {
+			some = append(some, n)
 		}
 	}
-	c := make(chan os.Signal, len(all))
-	signal.Notify(c, all...)
-	return c, func() { signal.Stop(c) }
+	if len(some) > 0 { // none would be all
+		signal.Notify(c, some...)
+	}
+}
+
+// usual signals are those that people and programs send, and SIGPIPE.
+func usual(n syscall.Signal) bool {
+	switch n {
+	case syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2:
+		return true
+	}
+	return false
 }
 
 // parentSignal is what [DieWithParent] is told by: a real-time signal, which

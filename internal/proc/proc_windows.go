@@ -23,6 +23,12 @@ func Notify(bool) (signals <-chan os.Signal, stop func()) {
 	return c, func() { signal.Stop(c) }
 }
 
+// NotifyFirst is Notify until the program ends.
+func NotifyFirst(terminal bool) (signals <-chan os.Signal, rest func()) {
+	signals, _ = Notify(terminal)
+	return signals, func() {}
+}
+
 // HardenSelf does nothing: Windows writes no core dumps for an ordinary user.
 func HardenSelf() error { return nil }
 

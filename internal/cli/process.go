@@ -14,8 +14,10 @@ import (
 
 	"github.com/runenv/action/client"
 	"github.com/runenv/action/internal/backoff"
+	"github.com/runenv/action/internal/ci"
 	"github.com/runenv/action/internal/proc"
 	"github.com/runenv/action/internal/redact"
+	"github.com/runenv/action/secret"
 )
 
 // exchangeGrace is what a signal leaves an exchange under way: with its answer
@@ -37,6 +39,7 @@ type process struct {
 	ended    atomic.Int64 // signals that mean an end, while the command ran
 	close    func()
 
+	begun     chan struct{} // closed once a token may come: see begin
 	listening chan struct{} // closed once all signals come
 
 	// starting is done at the first signal that comes before the child,
@@ -60,23 +63,26 @@ func (a *app) newProcess(command []string, o runOptions) *process {
 		terminal: o.step == nil && proc.OnTerminal(),
 		forward:  make(chan os.Signal, 64),
 
+		begun:     make(chan struct{}),
 		listening: make(chan struct{}),
 	}
 	p.starting, p.abort = context.WithCancelCause(context.Background())
 	p.exchanging, p.cutOff = context.WithCancelCause(context.Background())
 	p.ending, p.hurry = context.WithCancelCause(context.Background())
 	p.board.connect(p.beforeChild)
-	signals, rest := proc.NotifyFirst(p.terminal)
-	go p.board.serve(signals)
-	go func() {
-		defer close(p.listening)
-		rest()
-	}()
+	go p.begin()
 	p.close = func() {
 		p.abort(nil)
 		p.cutOff(nil)
 		p.hurry(nil)
 	}
+	return p
+}
+
+// begin is what has to be before anybody's token or value is here.
+func (p *process) begin() {
+	signals, rest := proc.NotifyFirst(p.terminal)
+	go p.board.serve(signals)
 	// A killed shell step leaves nobody who wants us; under nohup somebody does.
 	if !signal.Ignored(syscall.SIGHUP) {
 		if err := proc.DieWithParent(); err != nil {
@@ -86,7 +92,21 @@ func (a *app) newProcess(command []string, o runOptions) *process {
 	if err := proc.HardenSelf(); err != nil {
 		p.say.problem("other processes of this user may read RunEnv's memory", err)
 	}
-	return p
+	close(p.begun)
+	rest()
+	close(p.listening)
+}
+
+// A begunSource gives a token once the process has begun: a connection to the
+// broker is on its way by then.
+type begunSource struct {
+	p *process
+	ci.Source
+}
+
+func (s begunSource) Token(ctx context.Context, audience string) (secret.Value, error) {
+	<-s.p.begun
+	return s.Source.Token(ctx, audience)
 }
 
 func (p *process) beforeChild(sig os.Signal) {

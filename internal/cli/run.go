@@ -238,7 +238,7 @@ func (a *app) open(p *process, o *runOptions, source ci.Source) (s *client.Sessi
 	if ca, err = o.ca(); err != nil {
 		return nil, nil, nil, err
 	}
-	cfg := client.Config{URL: o.broker, Source: source, CAPEM: ca, Log: p.log, Wait: p.wait}
+	cfg := client.Config{URL: o.broker, Source: begunSource{p, source}, CAPEM: ca, Log: p.log, Wait: p.wait}
 	switch {
 	case o.local != nil:
 		if cfg.Transport, err = o.local.Open(source); err != nil {

@@ -2,27 +2,23 @@ package e2e_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	brokerapi "github.com/runenv/action/broker/api"
-	"github.com/runenv/action/client"
 	"github.com/runenv/action/e2e/harness"
-	"github.com/runenv/action/internal/endpoint"
 )
 
-// An endpointSite serves the leases of a session at a real broker.
+// An endpointSite is a real broker whose leases `runenv run --serve` serves.
 type endpointSite struct {
 	*site
-	server *endpoint.Server
-	told   chan brokerapi.Lease
-	home   string
+	told string // a folder that isn't the command's workspace
 }
 
 const npmToken = "npm-token-of-the-kv-engine"
@@ -32,187 +28,185 @@ func newEndpointSite(t *testing.T) *endpointSite {
 	c := newComponents(t)
 	c.vault.Write(t, "secret/data/ci/npm", map[string]any{"data": map[string]any{"token": npmToken}})
 	// The lease of a database user that can't live longer than 8 seconds.
-	s := &endpointSite{told: make(chan brokerapi.Lease, 100), home: t.TempDir(), site: c.newSite(t, plan{
+	return &endpointSite{told: t.TempDir(), site: c.newSite(t, plan{
 		leases: `short: {provider: vault, path: database/creds/db1, env: {SHORT_USER: username, SHORT_PASSWORD: password}, ttl: 8s, max_ttl: 8s}
   npm: {provider: vault, path: secret/ci/npm, env: {NPM_TOKEN: token}}`,
 		leasesOf:    "short, npm",
 		vaultPolicy: `path "secret/data/ci/npm" { capabilities = ["read"] }`,
 	})}
-	cl, err := client.New(client.Config{URL: s.broker.URL, Source: tokens{s.ci}, CAPEM: harness.CA(t)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	session, err := cl.Exchange(t.Context(), "migrate")
-	if err != nil {
-		t.Fatal(err)
-	}
-	leases, err := session.Lease(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	keeper, err := endpoint.Keep(endpoint.KeepConfig{
-		Session: session, Leases: leases,
-		OnValues:  func(l brokerapi.Lease) { s.told <- l },
-		OnFailure: func(l brokerapi.Lease, err error) { t.Logf("lease %s: %v", l.Name, err) },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.server, err = endpoint.Serve(endpoint.Config{Keeper: keeper, Vault: []endpoint.Vault{
-		{Lease: "short", Path: "database/creds/db1", Fields: map[string]string{"username": "SHORT_USER", "password": "SHORT_PASSWORD"}},
-		{Lease: "npm", Path: "secret/ci/npm", Mount: "secret", Fields: map[string]string{"token": "NPM_TOKEN"}},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	alive, release := context.WithCancel(context.Background())
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		_ = session.KeepAlive(alive, keeper.Observe) // its end is the test's
-	}()
-	t.Cleanup(func() {
-		if err := s.server.Close(); err != nil {
-			t.Error(err)
-		}
-		keeper.Close()
-		if _, err := session.End(context.Background()); err != nil {
-			t.Error(err)
-		}
-		release()
-		<-kept
-	})
-	return s
 }
 
-// run runs a tool with the command's environment, which is in memory alone.
-func (s *endpointSite) run(t *testing.T, program string, args ...string) (string, error) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, args...)
-	cmd.Env = []string{"HOME=" + s.home, "PATH=" + os.Getenv("PATH")}
-	for _, v := range s.server.Variables(os.Getenv) {
-		cmd.Env = append(cmd.Env, v.Name+"="+string(v.Value.Reveal()))
-	}
-	cmd.Dir = s.home
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+// A served command is one that runs under `runenv run --serve vault=…`.
+type served struct {
+	*exec.Cmd
+	output bytes.Buffer
 }
 
-func (s *endpointSite) vaultCLI(t *testing.T, args ...string) (string, error) {
+// run starts a shell's script, whose $VAULT is Vault's own program. What it
+// writes to $TOLD is for the test alone.
+func (s *endpointSite) run(t *testing.T, script string) *served {
 	t.Helper()
 	program := os.Getenv("RUNENV_E2E_VAULT")
 	if program == "" {
 		t.Fatal("RUNENV_E2E_VAULT isn't set: run this by `make e2e`")
 	}
-	return s.run(t, program, args...)
+	c := &served{Cmd: s.broker.Runenv(t, s.ci, "run", "--role", "migrate",
+		"--serve", "vault=short:database/creds/db1#username=SHORT_USER,password=SHORT_PASSWORD",
+		"--serve", "vault=npm:secret/ci/npm#token=NPM_TOKEN",
+		"--", "sh", "-c", script)}
+	c.Env = append(c.Env, "VAULT="+program, "TOLD="+s.told)
+	c.Stdout, c.Stderr = &c.output, &c.output
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
-// user reads the database user as `vault read` gives it, and logs in as it.
-func (s *endpointSite) user(t *testing.T) string {
+// ends waits for the command and returns what it printed.
+func (c *served) ends(t *testing.T) string {
 	t.Helper()
-	out, err := s.vaultCLI(t, "read", "-format=json", "database/creds/db1")
-	var secret struct {
-		LeaseID  string `json:"lease_id"`
-		Duration int    `json:"lease_duration"`
-		Data     struct{ Username, Password string }
+	if err := c.Wait(); err != nil {
+		t.Errorf("runenv run --serve: %v\n%s", err, &c.output)
 	}
-	if err != nil || json.Unmarshal([]byte(out), &secret) != nil {
-		t.Fatalf("vault read: %v\n%s", err, out)
+	return c.output.String()
+}
+
+// A databaseUser is what `vault read` gives.
+type databaseUser struct {
+	LeaseID  string `json:"lease_id"`
+	Duration int    `json:"lease_duration"`
+	Data     struct{ Username, Password string }
+}
+
+// user waits until the command has told of a database user, and logs in as it.
+func (s *endpointSite) user(t *testing.T, name string) databaseUser {
+	t.Helper()
+	var u databaseUser
+	harness.Eventually(t, 30*time.Second, "the command tells of the user "+name, func() bool {
+		text, err := os.ReadFile(filepath.Join(s.told, name))
+		return err == nil && json.Unmarshal(text, &u) == nil
+	})
+	if u.Duration < 1 || u.Duration > 8 || !strings.HasPrefix(u.LeaseID, "database/creds/db1/") {
+		t.Errorf("lease %q of %d seconds", u.LeaseID, u.Duration)
 	}
-	if secret.Duration < 1 || secret.Duration > 8 || !strings.HasPrefix(secret.LeaseID, "database/creds/db1/") {
-		t.Errorf("lease %q of %d seconds", secret.LeaseID, secret.Duration)
-	}
-	if _, err := s.vault.Client.Sys().LookupWithContext(t.Context(), secret.LeaseID); err == nil {
+	if _, err := s.vault.Client.Sys().LookupWithContext(t.Context(), u.LeaseID); err == nil {
 		t.Error("the lease id that the command gets is Vault's own")
 	}
-	if orders, err := s.postgres.Login(t.Context(), secret.Data.Username, secret.Data.Password); err != nil || orders != 1 {
+	if orders, err := s.postgres.Login(t.Context(), u.Data.Username, u.Data.Password); err != nil || orders != 1 {
 		t.Errorf("Login = %d, %v", orders, err)
 	}
-	return secret.Data.Username
+	return u
 }
 
+func (s *endpointSite) tell(t *testing.T, name string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(s.told, name), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Vault's own program reads through `runenv run`, past the end of what it got
+// first. Nothing of it is shown, or left, when the command is over.
 func TestVaultCLIReadsLeasesPastAnExpiry(t *testing.T) {
 	t.Parallel()
 	s := newEndpointSite(t)
-	first := s.user(t)
-	for _, args := range [][]string{
-		{"kv", "get", "-field=token", "secret/ci/npm"},
-		{"kv", "get", "-mount=secret", "-field=token", "ci/npm"},
-		{"read", "-field=token", "secret/ci/npm"},
-	} {
-		if out, err := s.vaultCLI(t, args...); err != nil || strings.TrimSpace(out) != npmToken {
-			t.Errorf("vault %q = %q, %v", args, out, err)
-		}
-	}
-	if out, err := s.vaultCLI(t, "token", "lookup"); err != nil || !strings.Contains(out, "runenv") {
-		t.Errorf("vault token lookup = %q, %v", out, err)
-	}
-	// The second comes before the first has ended; the third after that.
-	for n := range 2 {
-		select {
-		case l := <-s.told:
-			if l.Name != "short" {
-				t.Errorf("lease %q has new values", l.Name)
-			}
-		case <-time.After(30 * time.Second):
-			t.Fatalf("no lease has new values, after %d that had", n)
-		}
-	}
-	harness.Eventually(t, 20*time.Second, "the first user is gone", func() bool {
-		return !strings.Contains(strings.Join(s.users(t), " "), first)
+	c := s.run(t, `
+test -z "$SHORT_USER$SHORT_PASSWORD$NPM_TOKEN" || { echo "the leases stand in variables"; exit 1; }
+"$VAULT" kv get -field=token secret/ci/npm; echo
+"$VAULT" kv get -mount=secret -field=token ci/npm; echo
+"$VAULT" read -field=token secret/ci/npm; echo
+"$VAULT" token lookup | grep display_name
+printf %s "$VAULT_TOKEN" >"$TOLD/bearer"
+read_to() { "$VAULT" read -format=json database/creds/db1 >"$TOLD/$1.new" && mv "$TOLD/$1.new" "$TOLD/$1" && cat "$TOLD/$1"; }
+read_to first
+while ! test -e "$TOLD/again"; do sleep 0.1; done
+read_to second
+while ! test -e "$TOLD/end"; do sleep 0.1; done
+`)
+	first := s.user(t, "first")
+	harness.Eventually(t, 30*time.Second, "the first user is gone", func() bool {
+		return !strings.Contains(strings.Join(s.users(t), " "), first.Data.Username)
 	})
-	if again := s.user(t); again == first {
+	s.tell(t, "again")
+	second := s.user(t, "second")
+	if second.Data == first.Data {
 		t.Error("the same user past its expiry")
 	}
-	canaries := []harness.Canary{{Name: "KV secret", Value: npmToken}, {Name: "database user", Value: first}}
-	for _, v := range s.server.Secrets() {
-		canaries = append(canaries, harness.Canary{Name: "bearer", Value: string(v.Reveal())})
+	s.tell(t, "end")
+	out := c.ends(t)
+	if n := strings.Count(out, "[REDACTED:npm]"); n != 3 || strings.Count(out, "[REDACTED:short]") != 4 || !strings.Contains(out, "runenv") {
+		t.Errorf("the command prints:\n%s", out)
 	}
-	for _, hit := range harness.NewScanner(t, canaries...).Tree(t, s.home) {
-		t.Errorf("vault left %s", hit)
+	bearer, err := os.ReadFile(filepath.Join(s.told, "bearer"))
+	if err != nil || len(bearer) < 40 {
+		t.Fatalf("the bearer: %d bytes, %v", len(bearer), err)
 	}
+	canaries := []harness.Canary{{Name: "KV secret", Value: npmToken}, {Name: "bearer", Value: string(bearer)}}
+	for _, u := range []databaseUser{first, second} {
+		canaries = append(canaries, harness.Canary{Name: "database user", Value: u.Data.Username}, harness.Canary{Name: "database password", Value: u.Data.Password})
+	}
+	for _, canary := range canaries {
+		if strings.Contains(out, canary.Value) {
+			t.Errorf("the %s is shown", canary.Name)
+		}
+	}
+	scanner := harness.NewScanner(t, canaries...)
+	for _, kv := range c.Env {
+		if home, ok := strings.CutPrefix(kv, "HOME="); ok {
+			for _, hit := range append(scanner.Tree(t, home), scanner.Tree(t, c.Dir)...) {
+				t.Errorf("left: %s", hit)
+			}
+		}
+	}
+	s.noUsers(t, 5*time.Second, "the command's end")
 }
 
 func TestT12VaultCLIGetsNothingElse(t *testing.T) {
 	t.Parallel()
 	s := newEndpointSite(t)
-	for _, args := range [][]string{
-		{"read", "database/creds/other"}, {"kv", "get", "secret/ci/other"}, {"kv", "list", "secret/ci"}, {"kv", "put", "secret/ci/npm", "token=x"},
-		{"kv", "delete", "secret/ci/npm"}, {"kv", "metadata", "get", "secret/ci/npm"}, {"token", "create"}, {"list", "auth/token/accessors"},
-		{"secrets", "list"}, {"policy", "list"}, {"read", "database/creds/db1", "ttl=24h"}, {"read", "secret/data/../data/ci/other"},
+	script := "printf %s \"$VAULT_TOKEN\" >\"$TOLD/bearer\"\n"
+	for _, args := range []string{
+		"read database/creds/other", "kv get secret/ci/other", "kv list secret/ci", "kv put secret/ci/npm token=x",
+		"kv delete secret/ci/npm", "kv metadata get secret/ci/npm", "token create", "list auth/token/accessors",
+		"secrets list", "policy list", "read database/creds/db1 ttl=24h", "read secret/data/../data/ci/other",
 	} {
-		if out, err := s.vaultCLI(t, args...); err == nil || strings.Contains(out, npmToken) {
-			t.Errorf("vault %q = %q, %v; want it refused", args, out, err)
-		}
+		script += fmt.Sprintf("if \"$VAULT\" %s; then echo 'not refused: %[1]s'; exit 1; fi\n", args)
 	}
-	// The bearer is nothing to Vault, and Vault's tokens nothing to the endpoint.
-	for _, v := range s.server.Secrets() {
-		direct, err := s.vault.Client.Clone()
-		if err != nil {
-			t.Fatal(err)
-		}
-		direct.SetToken(string(v.Reveal()))
-		if _, err := direct.Auth().Token().LookupSelfWithContext(t.Context()); err == nil {
-			t.Error("Vault knows the endpoint's bearer")
-		}
+	script += "\"$VAULT\" kv get secret/ci/npm\n"
+	if out := s.run(t, script).ends(t); strings.Contains(out, npmToken) || !strings.Contains(out, "[REDACTED:npm]") {
+		t.Errorf("it prints:\n%s", out)
+	}
+	// The bearer is nothing to Vault.
+	bearer, err := os.ReadFile(filepath.Join(s.told, "bearer"))
+	if err != nil || len(bearer) == 0 {
+		t.Fatalf("no bearer: %v", err)
+	}
+	direct, err := s.vault.Client.Clone()
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct.SetToken(string(bearer))
+	if _, err := direct.Auth().Token().LookupSelfWithContext(t.Context()); err == nil {
+		t.Error("Vault knows the endpoint's bearer")
 	}
 }
 
 func TestCurlReadsALease(t *testing.T) {
 	t.Parallel()
 	s := newEndpointSite(t)
-	const script = `curl -fsS --header "X-Vault-Token: $VAULT_TOKEN" "$VAULT_ADDR/v1/secret/data/ci/npm"`
-	out, err := s.run(t, "sh", "-c", script)
-	if err != nil || !strings.Contains(out, fmt.Sprintf(`{"token":%q}`, npmToken)) {
-		t.Errorf("curl = %q, %v", out, err)
+	const read = `curl -fsS --header "X-Vault-Token: $VAULT_TOKEN" "$VAULT_ADDR/v1/secret/data/ci/npm"`
+	if out := s.run(t, read).ends(t); !strings.Contains(out, `{"token":"[REDACTED:npm]"}`) {
+		t.Errorf("curl prints %q", out)
 	}
 	for name, bad := range map[string]string{
-		"no bearer": strings.Replace(script, "$VAULT_TOKEN", "none", 1),
-		"a name":    strings.Replace(script, "$VAULT_ADDR", "http://localhost:${VAULT_ADDR##*:}", 1),
-		"a page":    script + ` --header "Origin: https://evil.example.com"`,
+		"no bearer": strings.Replace(read, "$VAULT_TOKEN", "none", 1),
+		"a name":    strings.Replace(read, "$VAULT_ADDR", "http://localhost:${VAULT_ADDR##*:}", 1),
+		"a page":    read + ` --header "Origin: https://evil.example.com"`,
 	} {
-		out, err := s.run(t, "sh", "-c", bad)
-		if err == nil || bytes.Contains([]byte(out), []byte(npmToken)) || !strings.Contains(out, "403") {
+		c := s.run(t, bad)
+		err := c.Wait()
+		exit, ok := errors.AsType[*exec.ExitError](err)
+		if out := c.output.String(); !ok || exit.ExitCode() == 125 || strings.Contains(out, "REDACTED") || !strings.Contains(out, "403") {
 			t.Errorf("curl with %s = %q, %v; want it refused", name, out, err)
 		}
 	}

@@ -67,6 +67,8 @@ func (d *delivery) learn(secrets []redact.Secret) {
 }
 
 // secretsOf are the values of a lease that the broker says are to be hidden.
+// Parts of values that are too short for it, such as a port, aren't worth a
+// warning.
 func secretsOf(l api.Lease) []redact.Secret {
 	var out []redact.Secret
 	for _, v := range l.Env {
@@ -80,7 +82,9 @@ func secretsOf(l api.Lease) []redact.Secret {
 		}
 	}
 	for _, v := range l.Hide {
-		out = append(out, redact.Secret{Lease: l.Name, Value: v.Value})
+		if len(bytes.TrimSpace(v.Reveal())) >= redact.MinBytes {
+			out = append(out, redact.Secret{Lease: l.Name, Value: v.Value})
+		}
 	}
 	return out
 }

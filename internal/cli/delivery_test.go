@@ -33,6 +33,30 @@ func TestT18EverySecretOfALeaseIsHidden(t *testing.T) {
 	}
 }
 
+// Of what can't be hidden only whole values are told: parts of others, such as
+// a port, would make a warning of every template.
+func TestShortPartsAreNoReasonToWarn(t *testing.T) {
+	t.Parallel()
+	warned := func(l api.Lease) bool {
+		var said bytes.Buffer
+		l.Name = "l"
+		d := &delivery{a: &app{say: &printer{w: &said}}, o: &runOptions{}}
+		d.take([]api.Lease{l})
+		d.hide()
+		return strings.Contains(said.String(), "under 6 bytes")
+	}
+	url := []api.Var{{Name: "URL", Value: value("postgres://u:pw-longer@h:5432/x"), Mask: true}}
+	if warned(api.Lease{Env: url, Hide: []api.Value{value("5432"), value(" x \n"), value("pw-longer")}}) {
+		t.Error("a warning tells of a part")
+	}
+	if !warned(api.Lease{Env: []api.Var{{Name: "PIN", Value: value("1234"), Mask: true}}}) {
+		t.Error("no warning tells of a variable")
+	}
+	if !warned(api.Lease{Files: []api.File{{Variable: "PIN_FILE", Name: "pin", Value: value("1234"), Mask: true}}}) {
+		t.Error("no warning tells of a file")
+	}
+}
+
 // T31: what this process knows of values is overwritten at the end.
 func TestT31ValuesAreForgotten(t *testing.T) {
 	t.Parallel()

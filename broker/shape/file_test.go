@@ -212,7 +212,7 @@ func TestSSHKeyIsReadByOpenSSH(t *testing.T) {
 
 // hard are values that each format has to escape in its own way.
 var hard = map[string]string{
-	"PLAIN": "value", "EMPTY": "", "QUOTES": `it's "so" and 'so'`, "SHELL": "$HOME ${x} `id` \\$ \\", "SPACE": "  two  ", "HASH": "a # b ; c", "EQUALS": "=a=b:c!d",
+	"PLAIN": "value", "EMPTY": "", "QUOTES": `it's "so" and 'so'`, "DOLLAR": "$HOME ${x} `id` \\$ \\", "SPACE": "  two  ", "HASH": "a # b ; c", "EQUALS": "=a=b:c!d",
 	"LINES": "one\ntwo\n\nlast", "UNICODE": "grün 🙂 \u2028", "TAB": "\ta\tb", "APOSTROPHE_LINES": "it's\n$HOME `x` \\n \"y\"",
 }
 

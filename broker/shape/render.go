@@ -10,6 +10,7 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/ref"
 	"github.com/runenv/action/secret"
 )
@@ -47,7 +48,11 @@ func (v Var) render(fields map[string]secret.Value) ([]byte, []part, error) {
 		value := string(fields[name].Reveal())
 		switch v.As {
 		case "dotenv":
+			// It becomes the environment of whatever reads it.
 			key := ref.CleanVariable("", name)
+			if err := api.CheckVariable(key); err != nil {
+				return nil, nil, fmt.Errorf("field %s: %w", key, err)
+			}
 			if seen[key] {
 				return nil, nil, fmt.Errorf("two fields come to the one name %s", key)
 			}

@@ -141,6 +141,28 @@ func TestApplyAs(t *testing.T) {
 	}
 }
 
+// What a back end calls its fields sets no variable by way of a file that
+// "*" couldn't set.
+func TestT29DotenvSetsWhatALeaseMay(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"PATH", "path", "ld-preload", "bash.env", "GIT_SSH_COMMAND", ""} {
+		for _, v := range []shape.Var{{Name: "A", As: "dotenv"}, {Name: "A_FILE", As: "dotenv"}, {Name: "A", Field: "in", As: "dotenv"}} {
+			inner, _ := json.Marshal(map[string]string{name: "x"})
+			fields := fieldsOf(name, "x")
+			if v.Field != "" {
+				fields = fieldsOf(v.Field, string(inner))
+			}
+			if made, err := shape.Apply([]shape.Var{v}, fields); err == nil {
+				t.Errorf("a field %q: %s, want an error", name, made.Env[0].Value.Reveal())
+			}
+		}
+	}
+	made, err := shape.Apply([]shape.Var{{Name: "A_FILE", As: "properties"}}, fieldsOf("a\nPATH", "x\nPATH=y"))
+	if want := "a\\nPATH=x\\nPATH=y\n"; err != nil || string(made.Env[0].Value.Reveal()) != want {
+		t.Errorf("properties: %v, want %q", err, want)
+	}
+}
+
 func TestWholeMap(t *testing.T) {
 	t.Parallel()
 	fields := fieldsOf("api-key", "1", "api.url", "2", "2fa", "3", "Token", "4")

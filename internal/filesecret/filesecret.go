@@ -155,6 +155,9 @@ func usable(base string, opt Options, memory bool) error {
 			return errors.New("lies in the workspace")
 		}
 	}
+	if err := shared(real); err != nil {
+		return err
+	}
 	if memory {
 		if ok, err := inMemory(real); err != nil {
 			return err

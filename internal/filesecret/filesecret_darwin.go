@@ -28,3 +28,9 @@ func inMemory(path string) (bool, error) {
 }
 
 func swappable(string) bool { return true }
+
+// chmodAt changes the mode of what name is, and of nothing that it links to. It
+// is best effort.
+func chmodAt(dir int, name string, mode uint32) {
+	_ = unix.Fchmodat(dir, name, mode, unix.AT_SYMLINK_NOFOLLOW)
+}

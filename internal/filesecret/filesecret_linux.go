@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -59,4 +60,18 @@ func mountedNoswap(path string) bool {
 		}
 	}
 	return noswap
+}
+
+// chmodAt changes the mode of what name is, and of nothing that it links to. It
+// doesn't use fchmodat2, which came with Linux 6.6. It is best effort.
+func chmodAt(dir int, name string, mode uint32) {
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		_ = unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), mode)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -141,17 +142,23 @@ func (d *Dir) erase() error {
 }
 
 func erase(path string) error {
-	dir, err := openDir(path, false)
-	if errors.Is(err, os.ErrPermission) {
-		// A command may have shut its own folder.
-		_ = unix.Fchmodat(unix.AT_FDCWD, path, 0o700, unix.AT_SYMLINK_NOFOLLOW)
-		dir, err = openDir(path, false)
-	}
+	dir, err := openSpoiled(path)
 	if err != nil {
 		return gone(err)
 	}
 	defer func() { _ = dir.Close() }()
 	return eraseIn(dir, path)
+}
+
+// openSpoiled opens a directory of this user, whatever its mode.
+func openSpoiled(path string) (*os.File, error) {
+	dir, err := openDir(path, false)
+	if errors.Is(err, os.ErrPermission) {
+		// A command may have shut its own folder.
+		chmodAt(unix.AT_FDCWD, path, 0o700)
+		dir, err = openDir(path, false)
+	}
+	return dir, err
 }
 
 // eraseIn empties dir and removes it. The lock goes last: until then the
@@ -167,7 +174,9 @@ func eraseIn(dir *os.File, path string) error {
 			err = errors.Join(err, eraseFile(int(dir.Fd()), name))
 		}
 	}
-	err = errors.Join(err, gone(unix.Unlinkat(int(dir.Fd()), lockName, 0)))
+	if uerr := gone(unix.Unlinkat(int(dir.Fd()), lockName, 0)); uerr != nil {
+		err = errors.Join(err, eraseFile(int(dir.Fd()), lockName)) // a command made a folder of it
+	}
 	return errors.Join(err, gone(unix.Rmdir(path)))
 }
 
@@ -186,7 +195,7 @@ func eraseFile(dir int, name string) error {
 
 func overwrite(dir int, name string) error {
 	// The mode is 0400; the owner may change that, and root needs not.
-	_ = unix.Fchmodat(dir, name, 0o600, unix.AT_SYMLINK_NOFOLLOW)
+	chmodAt(dir, name, 0o600)
 	fd, err := unix.Openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -205,17 +214,19 @@ func overwrite(dir int, name string) error {
 		}
 		left -= int64(n)
 	}
-	return nil
+	// What is unlinked before it was written out never is: on a disk the values
+	// would stay, and the zeros go. In memory this does nothing.
+	return f.Sync()
 }
 
 // removeTree removes what a command put beside its files, following no link.
 func removeTree(dir int, name string) error {
+	chmodAt(dir, name, 0o700)
 	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return gone(err)
 	}
 	sub := os.NewFile(uintptr(fd), name)
-	_ = sub.Chmod(0o700)
 	defer func() { _ = sub.Close() }()
 	names, err := sub.Readdirnames(-1)
 	for _, n := range names {
@@ -234,13 +245,15 @@ func gone(err error) error {
 // sweep removes a directory whose owner is dead. Somebody else's isn't ours to
 // look into.
 func sweep(path string) (bool, error) {
-	dir, err := openDir(path, false)
+	dir, err := openSpoiled(path)
 	if err != nil {
 		return false, nil
 	}
 	defer func() { _ = dir.Close() }()
-	fd, err := unix.Openat(int(dir.Fd()), lockName, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if errors.Is(err, os.ErrNotExist) {
+	chmodAt(int(dir.Fd()), lockName, 0o600)
+	fd, err := unix.Openat(int(dir.Fd()), lockName, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) {
+		// None yet, or a command made a link or a folder of it.
 		fi, err := dir.Stat()
 		if err != nil || time.Since(fi.ModTime()) < unlockedFor {
 			return false, nil
@@ -268,3 +281,27 @@ func empty(dir *os.File) bool {
 	names, err := dir.Readdirnames(2)
 	return err == nil && len(names) <= 1
 }
+
+// shared says who else could put something of theirs in the place of what lies
+// in base: whoever may rename it, there or further up. A command started by
+// root would read that.
+func shared(base string) error {
+	for dir := base; ; dir = filepath.Dir(dir) {
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil {
+			return err
+		}
+		switch {
+		case st.Uid != 0 && int(st.Uid) != os.Geteuid() && st.Uid != unknownUID:
+			return errors.New("lies in a folder of somebody else's")
+		case st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0:
+			return errors.New("lies in a folder that others may write to")
+		case dir == filepath.Dir(dir):
+			return nil
+		}
+	}
+}
+
+// unknownUID is whom a user namespace shows for those that it doesn't know,
+// the system's root among them.
+const unknownUID = 65534

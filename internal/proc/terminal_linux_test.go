@@ -116,6 +116,20 @@ func TestSuspendGivesTheShellBack(t *testing.T) {
 	}
 }
 
+// Who leads a session has no shell that could have it go on.
+func TestSuspendDoesNothingWithoutAShell(t *testing.T) {
+	t.Parallel()
+	s := newScreen(t, "sh", "-c", `exec env $WRAP sh -c 'while read -r l; do echo "heard $l"; test "$l" = three || kill -TSTP $PPID; done'`)
+	s.Keys("one\n")
+	s.Want("heard one")
+	s.Keys("\x1atwo\n")
+	s.Want("heard two")
+	s.Keys("three\n")
+	s.Want("heard three")
+	s.Keys("\x04")
+	s.Want("status 0")
+}
+
 func TestInteractiveShellKeepsItsJobs(t *testing.T) {
 	t.Parallel()
 	s := bash(t)

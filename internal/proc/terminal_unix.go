@@ -41,6 +41,7 @@ type terminal struct {
 
 	mu      sync.Mutex
 	raw     bool
+	closed  bool // the caller's settings are back for good
 	lastInt time.Time
 
 	resized chan os.Signal
@@ -142,7 +143,7 @@ func control(f *os.File, do func(fd int) error) error {
 func (t *terminal) setRaw(raw bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.raw == raw {
+	if t.raw == raw || t.closed {
 		return
 	}
 	settings := *t.saved
@@ -177,7 +178,9 @@ func (t *terminal) run(pid int) {
 			case <-t.resized:
 				t.resize()
 			case <-t.stopped:
-				t.suspend()
+				if continuable() {
+					t.suspend()
+				}
 			}
 		}
 	})
@@ -214,7 +217,7 @@ func (t *terminal) split(b []byte) (pass int, act func()) {
 	}
 	for i, c := range b {
 		switch {
-		case c == now.Cc[unix.VSUSP] && t.leads() && !ignoresSuspend(t.pid):
+		case c == now.Cc[unix.VSUSP] && t.leads() && !ignoresSuspend(t.pid) && continuable():
 			return i, t.suspend
 		case c == now.Cc[unix.VINTR]:
 			at := time.Now()
@@ -246,8 +249,25 @@ func (t *terminal) leads() bool {
 	return err == nil && group == t.pid
 }
 
+// continuable reports whether somebody could have us go on: the parent of our
+// group, if that is in our session. Without one (the first process of a
+// container, what ssh -t starts) the kernel lets no key stop a process, and who
+// stopped all the same would stay so for ever.
+func continuable() bool {
+	group := unix.Getpgrp()
+	for pid := os.Getppid(); pid > 0; pid = parent(pid) {
+		if theirs, err := unix.Getpgid(pid); err != nil || theirs != group {
+			session, serr := unix.Getsid(pid)
+			own, oerr := unix.Getsid(0)
+			return err == nil && serr == nil && oerr == nil && session == own
+		}
+	}
+	return false
+}
+
 // suspend stops the child and then ourselves, so that the caller's shell has a
-// stopped job, and goes on when the shell says so.
+// stopped job, and goes on when the shell says so. It is for [continuable]
+// processes.
 func (t *terminal) suspend() {
 	_ = syscall.Kill(-t.pid, syscall.SIGSTOP)
 	t.setRaw(false)
@@ -280,6 +300,9 @@ func (t *terminal) close() {
 		signal.Stop(t.stopped)
 	}
 	t.setRaw(false)
+	t.mu.Lock()
+	t.closed = true // a suspension may be about to end
+	t.mu.Unlock()
 	t.closeFiles()
 	t.all.Wait()
 }

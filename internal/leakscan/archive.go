@@ -106,8 +106,14 @@ func isTar(head []byte) bool {
 // whether it is no archive.
 func (w *worker) contents(s *stream, member string, depth int) bool {
 	p := packingOf(s.peek(tarBlock))
-	if p != plain && depth == w.limits.depth {
+	archive := p != plain
+	switch {
+	case !archive:
+	case depth == w.limits.depth:
 		w.gap(w.in, w.rel, member, reasonNested)
+		p = plain
+	case depth == 0 && w.source.hollow():
+		w.gap(w.in, w.rel, member, reasonHollow)
 		p = plain
 	}
 	switch p {
@@ -115,23 +121,21 @@ func (w *worker) contents(s *stream, member string, depth int) bool {
 		w.gunzip(s, member, depth)
 	case deflated:
 		// Two bytes are a weak mark: what isn't zlib is a file like any other.
-		if !w.inflateZlib(s, member, depth) {
-			p = plain
-		}
+		archive = w.inflateZlib(s, member, depth)
 	case zipped:
 		w.unzip(s, member, depth)
 	case tarred:
 		w.untar(s, member, depth)
 	case plain:
 		if depth == 0 {
-			w.source.holes = w.source.m.stored < w.source.m.size && w.source.m.size >= sparseFrom
+			w.source.holes = w.source.m.sparse()
 		}
 	}
 	if err := s.drain(); err != nil && !w.overflow {
 		w.gap(w.in, w.rel, member, unpackReason(err))
 	}
 	w.collect(s, member)
-	return p == plain
+	return !archive
 }
 
 // unpackReason is for errors of files and of unpackers.
@@ -218,6 +222,15 @@ func (w *worker) innerName(member string) string {
 		name = name[:len(name)-3]
 	}
 	return join(member, name)
+}
+
+// inside is where a member is. An archive's own words for that may be long, and
+// there are many hits.
+func (w *worker) inside(archive, name string) string {
+	if len(name) > maxMemberName {
+		name = short(show(w.set, name), maxMemberName)
+	}
+	return join(archive, name)
 }
 
 func join(archive, name string) string {
@@ -311,7 +324,7 @@ func (w *worker) memberName(member string, names ...string) {
 
 func (w *worker) untar(s *stream, member string, depth int) {
 	r := tar.NewReader(s)
-	for w.ctx.Err() == nil {
+	for w.ctx.Err() == nil && !w.overflow { // to pass over a member is to read it
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			return
@@ -320,11 +333,8 @@ func (w *worker) untar(s *stream, member string, depth int) {
 			w.gap(w.in, w.rel, member, unpackReason(err))
 			return
 		}
-		inner := join(member, h.Name)
+		inner := w.inside(member, h.Name)
 		w.memberName(inner, h.Name, h.Linkname)
-		if w.overflow {
-			return
-		}
 		if h.Size > 0 {
 			// A sparse member may be far longer than the archive.
 			w.unpack(inner, depth, &meter{w: w, member: inner, from: r})
@@ -361,7 +371,7 @@ func (w *worker) unzip(s *stream, member string, depth int) {
 		if !ok {
 			continue
 		}
-		inner := join(member, m.name)
+		inner := w.inside(member, m.name)
 		w.memberName(inner, m.name)
 		switch {
 		case m.flags&zipEncrypted != 0:

@@ -9,8 +9,16 @@ import (
 	"github.com/runenv/action/internal/needle"
 )
 
-// sparseFrom is the size in bytes from which holes are looked for.
-const sparseFrom = 1 << 20
+const (
+	// sparseFrom is the size in bytes from which holes are looked for.
+	sparseFrom = 1 << 20
+	// maxHoles is how many bytes that were never written are read of a file
+	// that is an archive, in which nothing can be left out.
+	maxHoles = 4 << 30
+)
+
+// sparse: there are holes in it, or a file system packs what it holds.
+func (m meta) sparse() bool { return m.stored < m.size && m.size >= sparseFrom }
 
 // maxPending bounds the hits of one file that are kept until it is read.
 const maxPending = 4 * maxHits
@@ -59,7 +67,7 @@ func newWorker(s *search) *worker {
 }
 
 func (w *worker) path(in *dir, rel string) string {
-	return show(w.set, filepath.Join(in.root, filepath.FromSlash(rel)))
+	return short(show(w.set, filepath.Join(in.root, filepath.FromSlash(rel))), maxPathShown)
 }
 
 func (w *worker) gap(in *dir, rel, member, reason string) {
@@ -96,12 +104,17 @@ func (w *worker) file(in *dir, name, rel string) {
 		w.top = newStream(w.set, bufBytes)
 	}
 	w.in, w.rel, w.pending = in, rel, w.pending[:0]
-	w.inflate, w.members, w.overflow = w.limits.allow(m.size), w.limits.members, false
+	w.inflate, w.members, w.overflow = w.limits.allow(min(m.size, m.stored)), w.limits.members, false
 	w.source = source{ctx: w.ctx.Err, f: f, m: m}
 	w.top.reset(&w.source)
 	plain := w.contents(w.top, "", 0)
 	w.counts.Bytes += w.source.at - w.source.skipped
-	if plain && w.source.zipAtEnd(w.top) {
+	switch {
+	case !plain || !w.source.zipAtEnd(w.top):
+	case w.source.hollow():
+		plain = false
+		w.gap(in, rel, "", reasonHollow)
+	default:
 		// A program with an archive behind it. Its bytes were searched.
 		plain = false
 		w.source = source{ctx: w.ctx.Err, f: f, m: m}
@@ -176,7 +189,7 @@ func (w *worker) overwrite(name string, was meta) {
 	for i := range stars {
 		stars[i] = '*'
 	}
-	w.source = source{ctx: w.ctx.Err, f: f, m: m, holes: m.stored < m.size && m.size >= sparseFrom}
+	w.source = source{ctx: w.ctx.Err, f: f, m: m, holes: m.sparse()}
 	w.top.reset(&w.source)
 	w.top.wipe = func(start, end int64) error { return f.writeAt(stars[:end-start], start) }
 	if w.top.drain() != nil || w.top.wipeErr != nil {
@@ -200,6 +213,9 @@ type source struct {
 	skipped int64 // in all
 	jump    int64 // since jumped was called
 }
+
+// hollow: it would take long to read what it doesn't hold.
+func (s *source) hollow() bool { return s.m.size-s.m.stored > maxHoles }
 
 func (s *source) jumped() int64 {
 	n := s.jump

@@ -282,6 +282,31 @@ func TestT27NamesCannotSpeak(t *testing.T) {
 	}
 }
 
+// T35: a name that is shown in part shows no part of a value; thousands of long
+// ones fit into memory.
+func TestT35LongNamesAreShortened(t *testing.T) {
+	t.Parallel()
+	var members []string
+	for i := range 40 {
+		members = append(members, strings.Repeat("a", 480+i)+value+strings.Repeat("b", 60<<10), "x")
+	}
+	dir := tree(t, map[string]string{"a.tar": tarred(members...), "a.zip": zipped(zip.Store, members...)})
+	r := search(t, leakscan.Config{Paths: []string{dir}, Needles: needles(value)})
+	if len(r.Hits) < 80 {
+		t.Fatalf("%d hits, want one for each member", len(r.Hits))
+	}
+	for _, h := range r.Hits {
+		if len(h.Member) > 1<<10 {
+			t.Fatalf("a name of %d bytes is shown", len(h.Member))
+		}
+		for n := 6; n <= len(value); n++ {
+			if strings.Contains(h.Member, value[:n]) || strings.Contains(h.Member, value[len(value)-n:]) {
+				t.Fatalf("a part of the value is shown: %q", h.Member)
+			}
+		}
+	}
+}
+
 func TestPathsMayBeFilesAndNamedTwice(t *testing.T) {
 	t.Parallel()
 	dir := tree(t, map[string]string{"a": value, "d/b": value})

@@ -25,6 +25,23 @@ func show(set *needle.Set, path string) string {
 	return out.String()
 }
 
+// Longer paths, and names in archives, aren't shown whole: in bytes.
+const (
+	maxPathShown  = 8 << 10
+	maxMemberName = 1 << 10
+)
+
+// short leaves out the middle of a text that was made fit to be seen, if it has
+// more than limit bytes.
+func short(text string, limit int) string {
+	const gap = "…"
+	if len(text) <= limit {
+		return text
+	}
+	half := (limit - len(gap)) / 2
+	return strings.ToValidUTF8(text[:half], "") + gap + strings.ToValidUTF8(text[len(text)-half:], "")
+}
+
 func escape(b []byte) string {
 	const digits = "0123456789abcdef"
 	var out strings.Builder

@@ -216,6 +216,57 @@ func TestHolesAreNotRead(t *testing.T) {
 	}
 }
 
+// Nothing can be left out of an archive: one that a command makes endless by a
+// hole is told of, and searched like other files.
+func TestArchivesOfHolesDoNotHoldUp(t *testing.T) {
+	t.Parallel()
+	const size = 8 << 40
+	endless := []byte(tarred("b", "x"))
+	copy(endless[124:], "\x80\x00\x00\x00\x00\x00\x07\x00\x00\x00\x00\x00") // 7 TiB in base 256
+	copy(endless[148:], "        ")
+	sum := 0
+	for _, c := range endless[:512] {
+		sum += int(c)
+	}
+	copy(endless[148:], fmt.Sprintf("%06o\x00 ", sum))
+	for name, head := range map[string]string{
+		"gzip": gzipped("x"), "zlib": zlibbed("x"), "zip": zippedRaw("b", "x"), "tar": tarred("b", "x"), "tar of one": string(endless), "zip at its end": "#!",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			path := filepath.Join(dir, "a")
+			write(t, path, []byte(head+value))
+			if err := os.Truncate(path, size); err != nil {
+				t.Fatal(err)
+			}
+			want := []string{"a: it is an archive that is made of holes"}
+			if name == "zip at its end" {
+				f, err := os.OpenFile(path, os.O_WRONLY, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = f.WriteAt([]byte("PK\x05\x06"), size-22)
+				if err := errors.Join(err, f.Close()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			r, err := leakscan.Run(ctx, leakscan.Config{Paths: []string{dir}, Needles: needles(value)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, gaps(r, dir)); diff != "" {
+				t.Errorf("gaps (-want +got):\n%s", diff)
+			}
+			if len(r.Hits) != 1 || r.Bytes > 1<<20 {
+				t.Errorf("hits %q in %d bytes, want the one behind the head", told(r, dir), r.Bytes)
+			}
+		})
+	}
+}
+
 // An ordinary user is told of what it may not read.
 func TestUnreadableIsReported(t *testing.T) {
 	t.Parallel()

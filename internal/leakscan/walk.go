@@ -278,6 +278,7 @@ const (
 	reasonEncrypted  = "it is encrypted"
 	reasonMethod     = "it is packed in a way that can't be unpacked here"
 	reasonInflated   = "it unpacks to too much"
+	reasonHollow     = "it is an archive that is made of holes"
 	reasonMembers    = "the archive has too many members"
 )
 

@@ -215,10 +215,10 @@ func (d *delivery) awaitRestart(over <-chan struct{}, kill context.CancelFunc) b
 // forgets them. It returns what the run fails with, which is err if that isn't
 // nil.
 func (d *delivery) end(err error) error {
+	d.unserve() // what is to be looked for is settled then
 	// The search needs nobody, and the session's end is mostly waiting.
 	searched := make(chan *leaks, 1)
 	go func() { searched <- d.find() }()
-	d.unserve()
 	ended, endErr := d.held.end(d.o.verbose || d.o.debug)
 	d.held.letGo(endErr == nil)
 	found := <-searched

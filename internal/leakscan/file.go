@@ -124,7 +124,7 @@ func (w *worker) file(in *dir, name, rel string) {
 	if len(w.pending) == 0 {
 		return
 	}
-	if w.scrub && plain {
+	if w.scrub && plain && !in.keep {
 		w.overwrite(name, m)
 	}
 	w.settle()

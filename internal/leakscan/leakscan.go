@@ -52,7 +52,10 @@ type Config struct {
 	// number of whole segments. A folder is left out with all that is in it.
 	Ignore []string
 	// Scrub overwrites each value found in a file that is no archive with as
-	// many asterisks. Names and members of archives stay as they are.
+	// many asterisks. Names and members of archives stay as they are, and so
+	// does all below a path that leads elsewhere than it did at Since: by a
+	// symbolic link that a command put there, files would be overwritten that
+	// nobody named.
 	Scrub bool
 
 	limits limits // zero: defaultLimits

@@ -169,6 +169,59 @@ func TestLinksAreNotFollowed(t *testing.T) {
 	}
 }
 
+// A command that puts a link in the place of what is to be searched has nothing
+// overwritten behind it.
+func TestT26ScrubIsNotLedElsewhere(t *testing.T) {
+	t.Parallel()
+	for name, swap := range map[string]func(dir, elsewhere string) error{
+		"the folder": func(dir, elsewhere string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "in", "work")), os.Symlink(elsewhere, filepath.Join(dir, "in", "work")))
+		},
+		"one above": func(dir, elsewhere string) error {
+			above := filepath.Join(dir, "in")
+			return errors.Join(os.RemoveAll(above), os.Symlink(filepath.Dir(elsewhere), above))
+		},
+		"a new one": func(dir, elsewhere string) error {
+			return os.Symlink(elsewhere, filepath.Join(dir, "in", "cache"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			paths := []string{filepath.Join(dir, "in", "work"), filepath.Join(dir, "in", "cache"), filepath.Join(dir, "in", "own")}
+			elsewhere := filepath.Join(dir, "else", "work")
+			for _, folder := range []string{paths[0], elsewhere} {
+				if err := os.MkdirAll(folder, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			start := leakscan.Begin(paths...)
+			file := filepath.Join(elsewhere, "file")
+			write(t, file, []byte(value))
+			if err := swap(dir, elsewhere); err != nil {
+				t.Fatal(err)
+			}
+			if name == "a new one" { // and one that leads nowhere else
+				if err := os.Mkdir(paths[2], 0o700); err != nil {
+					t.Fatal(err)
+				}
+				write(t, filepath.Join(paths[2], "file"), []byte(value))
+			}
+			r := search(t, leakscan.Config{Paths: paths, Since: start, Scrub: true})
+			if text, err := os.ReadFile(file); err != nil || string(text) != value {
+				t.Errorf("elsewhere: %q, %v", text, err)
+			}
+			told := map[bool]int{}
+			for _, h := range r.Hits {
+				told[h.Scrubbed]++
+			}
+			if want := map[bool]int{false: 1}; name != "a new one" && !cmp.Equal(told, want) || name == "a new one" && !cmp.Equal(told, map[bool]int{false: 1, true: 1}) {
+				t.Errorf("hits %+v, want one that isn't scrubbed", r.Hits)
+			}
+		})
+	}
+}
+
 func TestHolesAreNotRead(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

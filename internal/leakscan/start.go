@@ -2,6 +2,7 @@ package leakscan
 
 import (
 	"math"
+	"path/filepath"
 	"time"
 )
 
@@ -14,9 +15,10 @@ const hostSlack = 2 * time.Second
 // changed; a clock is coarse, so some that changed a few milliseconds before
 // are among them.
 type Start struct {
-	at   time.Time        // by the clock that nobody can set
-	wall int64            // the same by the other, in nanoseconds since 1970
-	dev  map[uint64]int64 // by device: its time, likewise
+	at   time.Time         // by the clock that nobody can set
+	wall int64             // the same by the other, in nanoseconds since 1970
+	dev  map[uint64]int64  // by device: its time, likewise
+	led  map[string]string // where each path led, past all symbolic links
 }
 
 // Begin marks the present for the file systems that the paths are on. It walks
@@ -26,8 +28,9 @@ type Start struct {
 // wasn't there yet, counts as changed.
 func Begin(paths ...string) *Start {
 	now := time.Now()
-	s := &Start{at: now, wall: now.UnixNano(), dev: map[uint64]int64{}}
+	s := &Start{at: now, wall: now.UnixNano(), dev: map[uint64]int64{}, led: map[string]string{}}
 	for _, path := range paths {
+		s.led[path] = leads(path)
 		if dev, at, ok := deviceTime(path); ok {
 			if old, ok := s.dev[dev]; ok {
 				at = min(at, old)
@@ -50,7 +53,7 @@ func (s *Start) now() *Start {
 	if back <= 0 {
 		return s
 	}
-	moved := &Start{at: s.at, wall: s.wall, dev: make(map[uint64]int64, len(s.dev))}
+	moved := &Start{at: s.at, wall: s.wall, led: s.led, dev: make(map[uint64]int64, len(s.dev))}
 	for dev, at := range s.dev {
 		moved.dev[dev] = at - back
 	}
@@ -65,4 +68,28 @@ func (s *Start) of(dev uint64) int64 {
 		}
 	}
 	return math.MinInt64
+}
+
+// leads is where a path leads past all symbolic links; what isn't there leads
+// to itself.
+func leads(path string) string {
+	var below []string
+	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
+		if real, err := filepath.EvalSymlinks(at); err == nil {
+			return filepath.Join(append([]string{real}, below...)...)
+		}
+		if filepath.Dir(at) == at {
+			return filepath.Clean(path)
+		}
+		below = append([]string{filepath.Base(at)}, below...)
+	}
+}
+
+// misled reports whether a path leads elsewhere than it did at the start.
+func (s *Start) misled(path string) bool {
+	if s == nil {
+		return false
+	}
+	led, known := s.led[path]
+	return known && led != leads(path)
 }

@@ -60,6 +60,7 @@ type dir struct {
 	depth  int
 	users  atomic.Int32
 	single bool // of a file that was named: nothing of it is ignored
+	keep   bool // nothing in it is overwritten
 }
 
 func (d *dir) release() {
@@ -85,7 +86,7 @@ func (s *search) run(paths []string, workers int) findings {
 			all.gaps.add(Gap{Path: show(s.set, path), Reason: reason(err)})
 			continue
 		}
-		d := &dir{folder: f, id: m.id, root: path, since: s.since.of(m.id.dev), single: name != ""}
+		d := &dir{folder: f, id: m.id, root: path, since: s.since.of(m.id.dev), single: name != "", keep: s.since.misled(path)}
 		d.users.Add(1)
 		switch {
 		case !keepsFiles(f):
@@ -181,7 +182,7 @@ func (w *worker) enter(in *dir, name string) {
 		w.failed(in, name, err)
 		return
 	}
-	d := &dir{folder: f, id: m.id, root: in.root, rel: in.join(name), since: in.since, depth: in.depth + 1}
+	d := &dir{folder: f, id: m.id, root: in.root, rel: in.join(name), since: in.since, depth: in.depth + 1, keep: in.keep}
 	d.users.Add(1)
 	defer d.release()
 	if m.id.dev != in.id.dev {

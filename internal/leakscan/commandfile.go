@@ -29,6 +29,9 @@ const (
 	// maxCommandBytes is the size up to which single entries are cut out. A
 	// larger file with a value in it is emptied.
 	maxCommandBytes = 16 << 20
+	// maxCommandRead is how much of a command file is searched at all. The
+	// runner reads it whole into memory, and can't take more either.
+	maxCommandRead = 1 << 30
 	// maxCuts is how often a file is looked at again: others may append.
 	maxCuts = 8
 )
@@ -130,10 +133,19 @@ func scrubCommands(f *os.File, appender func() (*os.File, error), format Format,
 	return hits, errors.New("others keep writing values to it")
 }
 
-// emptyLarge searches a file of any size, and empties it if a value is in it.
+// emptyLarge searches a large file, and empties it if a value is in it. One
+// that is too large is emptied unread: a command may have made it endless by a
+// hole.
 func emptyLarge(f *os.File, hits []Hit, set *needle.Set) ([]Hit, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return hits, err
+	}
+	if info.Size() > maxCommandRead {
+		return hits, errors.Join(errLarge, f.Truncate(0))
+	}
 	s := newStream(set, bufBytes)
-	s.reset(io.NewSectionReader(f, 0, 1<<62))
+	s.reset(io.NewSectionReader(f, 0, maxCommandRead))
 	if err := s.drain(); err != nil {
 		return hits, err
 	}
@@ -142,6 +154,8 @@ func emptyLarge(f *os.File, hits []Hit, set *needle.Set) ([]Hit, error) {
 	}
 	return append(hits, hitsOf(s.hits, set)...), f.Truncate(0)
 }
+
+var errLarge = errors.New("it has over 1 GiB, and was emptied unread")
 
 func hitsOf(all []found, set *needle.Set) []Hit {
 	var hits []Hit

@@ -405,3 +405,27 @@ func TestCommandFileThatIsNone(t *testing.T) {
 		t.Errorf("behind the link: %q, %v", text, err)
 	}
 }
+
+// The search of command files knows no end but theirs: none may be endless.
+func TestT26EndlessCommandFileIsEmptied(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "file")
+	write(t, path, []byte("A="+value+"\n"))
+	if err := os.Truncate(path, 8<<40); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := leakscan.ScrubCommandFile(path, leakscan.Entries, needles(value))
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		info, statErr := os.Stat(path)
+		if err == nil || statErr != nil || info.Size() != 0 {
+			t.Errorf("%v, left %v, %v, want an error and nothing left", err, info, statErr)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it is still being read")
+	}
+}

@@ -13,7 +13,7 @@
 // The mount never goes to a swap: tmpfs with noswap where the caller has
 // CAP_SYS_ADMIN and Linux is 6.4 or newer, else ramfs. Without that capability
 // the namespace belongs to a user namespace, in which the user has their own
-// id and no capability: what needs a set-uid program (sudo) doesn't work in it.
+// id and no capability that they lack outside: what needs a set-uid program (sudo) doesn't work in it.
 //
 // Where the system refuses, the files are handed over by [Stage.Fallback], or
 // the command isn't started. Other systems than Linux refuse always.

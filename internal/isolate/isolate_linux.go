@@ -97,18 +97,18 @@ func (p *launched) launch(dir, path string, args []string, attr *os.ProcAttr, in
 	if attr.Sys != nil {
 		sys = *attr.Sys
 	}
-	namespaces := mountsOnly
+	namespaces, own := mountsOnly, capabilities()
 	sys.Cloneflags |= unix.CLONE_NEWNS
-	if !mayMount() {
-		// Its exec as a user without capabilities keeps this one, which counts
-		// in the new namespace alone.
+	if own&(1<<unix.CAP_SYS_ADMIN) == 0 {
+		// Its exec as a user without capabilities keeps these, which count in the
+		// new namespace alone: to mount, and to take the rest from root's command.
 		namespaces = userAndMounts
 		sys.Cloneflags |= unix.CLONE_NEWUSER
-		sys.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
+		sys.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
 	}
 	argv := append([]string{
 		"runenv", argument, namespaces, strconv.Itoa(os.Geteuid()), strconv.Itoa(os.Getegid()),
-		strconv.Itoa(int(sys.Pdeathsig)), strconv.Itoa(fds[0]), strconv.Itoa(fds[1]), dir, path,
+		strconv.Itoa(int(sys.Pdeathsig)), strconv.FormatUint(own, 10), strconv.Itoa(fds[0]), strconv.Itoa(fds[1]), dir, path,
 	}, args...)
 	var err error
 	p.process, err = os.StartProcess("/proc/self/exe", argv, &os.ProcAttr{Dir: attr.Dir, Env: []string{}, Files: attr.Files, Sys: &sys})
@@ -125,11 +125,14 @@ func inheritable(f *os.File) (fd int, err error) {
 	return fd, errors.Join(cerr, err)
 }
 
-// mayMount reports whether this process has CAP_SYS_ADMIN.
-func mayMount() bool {
+// capabilities are those of this process, a bit for each.
+func capabilities() uint64 {
 	var data [2]unix.CapUserData
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+	if unix.Capget(&header, &data[0]) != nil {
+		return 0
+	}
+	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective)
 }
 
 // hand waits until the folder is ready, hands over what the command gets, and
@@ -224,17 +227,18 @@ type arguments struct {
 	namespaces string
 	uid, gid   int
 	orphaned   syscall.Signal // what it is to get when its parent ends
+	own        uint64         // the capabilities that its caller has
 	in, says   *os.File
 	dir, path  string
 	args       []string
 }
 
 func parse(args []string) (*arguments, error) {
-	if len(args) < 11 {
+	if len(args) < 12 {
 		return nil, errors.New("too few arguments")
 	}
-	var numbers [5]int
-	for i, text := range args[3:8] {
+	var numbers [6]int
+	for i, text := range args[3:9] {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 0 {
 			return nil, errors.New("not a number")
@@ -244,14 +248,14 @@ func parse(args []string) (*arguments, error) {
 	if !slices.Contains([]string{userAndMounts, mountsOnly}, args[2]) {
 		return nil, errors.New("not such namespaces")
 	}
-	for _, fd := range numbers[3:] {
+	for _, fd := range numbers[4:] {
 		unix.CloseOnExec(fd)
 	}
 	return &arguments{
 		namespaces: args[2], uid: numbers[0], gid: numbers[1],
-		orphaned: syscall.Signal(numbers[2]),
-		in:       os.NewFile(uintptr(numbers[3]), "in"), says: os.NewFile(uintptr(numbers[4]), "says"),
-		dir: args[8], path: args[9], args: args[10:],
+		orphaned: syscall.Signal(numbers[2]), own: uint64(numbers[3]),
+		in: os.NewFile(uintptr(numbers[4]), "in"), says: os.NewFile(uintptr(numbers[5]), "says"),
+		dir: args[9], path: args[10], args: args[11:],
 	}, nil
 }
 
@@ -312,6 +316,9 @@ func (a *arguments) drop() error {
 		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 			return fmt.Errorf("dropping capabilities: %w", err)
 		}
+		if err := a.bound(); err != nil {
+			return fmt.Errorf("dropping capabilities: %w", err)
+		}
 		var data [2]unix.CapUserData
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		if err := unix.Capset(&header, &data[0]); err != nil {
@@ -320,6 +327,26 @@ func (a *arguments) drop() error {
 	}
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(a.orphaned), 0, 0, 0); err != nil {
 		return fmt.Errorf("asking for a signal at the parent's death: %w", err)
+	}
+	return nil
+}
+
+// bound keeps root to the capabilities that it had: when it executes a program
+// it gets all of the namespace's. Others get those of the program's file alone,
+// which wouldn't start if it couldn't have them.
+func (a *arguments) bound() error {
+	if a.uid != 0 {
+		return nil
+	}
+	for c := range uintptr(64) {
+		if a.own&(1<<c) != 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); errors.Is(err, unix.EINVAL) {
+			return nil // the kernel knows no more of them
+		} else if err != nil {
+			return err
+		}
 	}
 	return nil
 }

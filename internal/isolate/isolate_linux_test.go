@@ -167,6 +167,28 @@ func TestT29FilesAreTheCommandsAlone(t *testing.T) {
 	}
 }
 
+// Root without CAP_SYS_ADMIN, as in a container, needs a user namespace too,
+// and would have every capability in it.
+func TestT29CommandHasNoCapabilityThatItsCallerLacks(t *testing.T) {
+	t.Parallel()
+	for _, d := range drivers(t) {
+		if d.as != nil || os.Getuid() != 0 {
+			continue // has none in any case
+		}
+		cmd := d.command("require", "/bin/sh", "-c", `cat "$TOKEN_FILE"; grep -E 'Cap(Prm|Eff|Bnd)' /proc/self/status`)
+		path, err := exec.LookPath("setpriv")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Path, cmd.Args = path, append([]string{"setpriv", "--bounding-set=-all,+chown,+kill,+setpcap,+setfcap", "--inh-caps=-all"}, cmd.Args...)
+		out, err := cmd.CombinedOutput()
+		want := canary + fmt.Sprintf("CapPrm:\t%016x\nCapEff:\t%016[1]x\nCapBnd:\t%016[1]x\n", 1<<0|1<<5|1<<8|1<<31)
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%v\n%s\nwant %s", err, out, want)
+		}
+	}
+}
+
 func TestCommandInheritsNothingOfTheMode(t *testing.T) {
 	t.Parallel()
 	for _, d := range drivers(t) {

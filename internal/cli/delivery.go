@@ -40,6 +40,8 @@ type delivery struct {
 	server  *endpoint.Server // nil where none is served
 	bearers []redact.Secret  // of the server
 	again   chan struct{}    // the command is to be started again
+
+	removing sync.WaitGroup // of file secrets
 }
 
 // take adds leases to what is delivered.
@@ -150,6 +152,9 @@ func (d *delivery) prepare() (files *delivered, environ []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	var hiding sync.WaitGroup
+	hiding.Go(d.hide)
+	defer hiding.Wait()
 	if files, err = d.a.deliver(d.p, d.held, d.leases, d.o.files, more...); err != nil {
 		return nil, nil, err
 	}
@@ -157,30 +162,30 @@ func (d *delivery) prepare() (files *delivered, environ []string, err error) {
 		files.remove()
 		return nil, nil, err
 	}
-	d.hide()
 	return files, environ, nil
 }
 
 // once runs the command once; again says that it was stopped to get other
 // values.
 func (d *delivery) once() (status int, again bool, err error) {
+	d.removing.Wait() // of the command before
 	files, environ, err := d.prepare()
 	if err != nil {
 		return 0, false, err
 	}
-	defer files.remove()
+	defer d.removing.Go(files.remove) // while the session ends
 	if d.search == nil {
 		d.search = d.beginSearch()
 	}
-	hiding := d.hiding
+	redactor := d.hiding
 	if d.o.noRedact {
-		hiding = nil
+		redactor = nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	over, restart := make(chan struct{}), make(chan bool, 1)
 	go func() { restart <- d.awaitRestart(over, cancel) }()
-	status, err = d.p.child(ctx, environ, hiding, files.start)
+	status, err = d.p.child(ctx, environ, redactor, files.start)
 	close(over)
 	return status, <-restart, files.startError(err)
 }
@@ -218,9 +223,14 @@ func (d *delivery) end(err error) error {
 	d.unserve() // what is to be looked for is settled then
 	// The search needs nobody, and the session's end is mostly waiting.
 	searched := make(chan *leaks, 1)
-	go func() { searched <- d.find() }()
+	go func() {
+		d.removing.Wait() // they may lie in a folder that is searched
+		searched <- d.find()
+	}()
 	ended, endErr := d.held.end(d.o.verbose || d.o.debug)
-	d.held.letGo(endErr == nil)
+	d.removing.Wait()
+	gone := d.held.letGo(endErr == nil)
+	defer gone()
 	found := <-searched
 	if found != nil {
 		d.tell(found)

@@ -80,6 +80,9 @@ func (a *app) hold(p *process, s *client.Session, o *runOptions, ca []byte, star
 	} else {
 		h.guard(<-starting, guardian.Config{SessionURL: s.EndURL(), EndToken: s.EndToken(), CAPEM: a.guardianCA(ca)})
 	}
+	if h.guardian != nil && len(p.command) > 0 && !p.detach {
+		p.prepare()
+	}
 	p.log.Debug("session open", "session", s.ID(), "hard_end", s.HardEnd())
 	ctx, release := context.WithCancel(context.Background())
 	h.release = release
@@ -125,6 +128,7 @@ func (h *held) watched() {
 	}
 	if err := h.guardian.Watches(); err != nil {
 		h.guardian = nil
+		h.p.unprepare() // for another may be started
 		h.unguarded(err)
 	}
 }
@@ -209,14 +213,19 @@ func (h *held) end(verbose bool) ([]api.Lease, error) {
 }
 
 // letGo lets the guardian go once the session is ended and the files are
-// removed; else it does the rest when we are gone.
-func (h *held) letGo(done bool) {
+// removed; else it does the rest when we are gone. Call what it returns in the
+// end: it waits until the guardian is gone.
+func (h *held) letGo(done bool) (gone func()) {
 	if h.guardian == nil || !done {
-		return
+		return func() {}
 	}
-	if err := h.guardian.Done(); err != nil {
-		h.p.log.Debug("the guardian's end", "error", err)
-	}
+	var going sync.WaitGroup
+	going.Go(func() {
+		if err := h.guardian.Done(); err != nil {
+			h.p.log.Debug("the guardian's end", "error", err)
+		}
+	})
+	return going.Wait
 }
 
 // fate says what became of a lease, and promises nothing that isn't so (P11).

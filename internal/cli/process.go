@@ -27,20 +27,22 @@ const exchangeGrace = time.Second
 // process is this process from its first signal to its last: before, while
 // and after its one child runs.
 type process struct {
-	env      Env
-	command  []string
-	dir      string // the command's; "" is ours
-	log      *slog.Logger
-	say      *printer
-	terminal bool
-	board    switchboard
-	detach   bool // what the command leaves running lives on
-	forward  chan os.Signal
-	ended    atomic.Int64 // signals that mean an end, while the command ran
-	close    func()
+	env       Env
+	command   []string
+	dir       string // the command's; "" is ours
+	log       *slog.Logger
+	say       *printer
+	terminal  bool
+	board     switchboard
+	preparing bool
+	detach    bool // what the command leaves running lives on
+	forward   chan os.Signal
+	ended     atomic.Int64 // signals that mean an end, while the command ran
+	close     func()
 
 	begun     chan struct{} // closed once a token may come: see begin
 	listening chan struct{} // closed once all signals come
+	prepared  chan *proc.Prepared
 
 	// starting is done at the first signal that comes before the child,
 	// exchanging a little later, and ending at the second one after it.
@@ -65,6 +67,7 @@ func (a *app) newProcess(command []string, o runOptions) *process {
 
 		begun:     make(chan struct{}),
 		listening: make(chan struct{}),
+		prepared:  make(chan *proc.Prepared, 1),
 	}
 	p.starting, p.abort = context.WithCancelCause(context.Background())
 	p.exchanging, p.cutOff = context.WithCancelCause(context.Background())
@@ -72,11 +75,35 @@ func (a *app) newProcess(command []string, o runOptions) *process {
 	p.board.connect(p.beforeChild)
 	go p.begin()
 	p.close = func() {
+		p.unprepare()
 		p.abort(nil)
 		p.cutOff(nil)
 		p.hurry(nil)
 	}
 	return p
+}
+
+// prepare makes ready for the command beside what is waited for. No process is
+// to be started after it but the command.
+func (p *process) prepare() {
+	p.preparing = true
+	go func() { p.prepared <- proc.Prepare() }()
+}
+
+// takePrepared is nil where nothing was made ready, or somebody took it.
+func (p *process) takePrepared() *proc.Prepared {
+	if !p.preparing {
+		return nil
+	}
+	p.preparing = false
+	return <-p.prepared
+}
+
+// unprepare takes back what was made ready.
+func (p *process) unprepare() {
+	if ready := p.takePrepared(); ready != nil {
+		ready.Close()
+	}
 }
 
 // begin is what has to be before anybody's token or value is here.
@@ -209,6 +236,7 @@ func (p *process) child(ctx context.Context, environ []string, redactor *redact.
 		PTY:      pty,
 		Detach:   p.detach,
 		Adopt:    true,
+		Prepared: p.takePrepared(),
 		Start:    start,
 		OnStart:  func(pid int) { p.log.Debug("the command runs", "pid", pid) },
 	})

@@ -210,8 +210,6 @@ func (a *app) run(o runOptions, command []string) error {
 	}
 	p := a.newProcess(command, o)
 	defer p.close()
-	go a.sweepFiles() // it is over before a command could begin, or does no harm
-
 	source, err := a.detect()
 	if _, none := errors.AsType[*ci.NoTokenError](err); none && o.ifNoToken != "fail" && !o.explain {
 		return a.withoutToken(p, o)
@@ -269,6 +267,7 @@ func (a *app) withoutToken(p *process, o runOptions) error {
 		return o.step.skipped(true)
 	}
 	a.say.warning("no OIDC token here: the command runs without leases (--if-no-token=run)")
+	go a.sweepFiles()
 	if err := o.step.skipped(false); err != nil {
 		return err
 	}
@@ -285,6 +284,7 @@ func (a *app) inSession(p *process, s *client.Session, o *runOptions, ca []byte,
 	d := &delivery{a: a, p: p, o: o, session: s, held: a.hold(p, s, o, ca, starting), again: make(chan struct{}, 1)}
 	defer func() { err = d.end(err) }()
 
+	go a.sweepFiles() // beside the leasing; after the command began it does no harm
 	if err := o.step.opened(s); err != nil {
 		return err
 	}

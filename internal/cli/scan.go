@@ -166,7 +166,7 @@ func (a *app) valuesToFind(p *process, o *scanCommandOptions) ([]needle.Secret, 
 	held := a.hold(p, s, &o.runOptions, ca, starting)
 	leases, err := s.LeaseAll(p.starting, o.leaseRequest())
 	_, endErr := held.end(o.debug)
-	held.letGo(endErr == nil)
+	held.letGo(endErr == nil)()
 	if err != nil {
 		return nil, p.orSignal(err)
 	}

@@ -266,6 +266,7 @@ func IsGuardian(args []string) bool { return len(args) == 2 && args[1] == argume
 // It takes over standard input and output, and ignores the signals that ask a
 // process to end.
 func Main(ctx context.Context) int {
+	runtime.GOMAXPROCS(1) // it waits: more threads would only cost their start and end
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGPIPE)
 	closeInherited()
 	if err := proc.HardenSelf(); err != nil {

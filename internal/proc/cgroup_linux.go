@@ -19,11 +19,11 @@ type cgroup struct {
 
 // newCgroup returns nil where there can be none.
 func newCgroup() *cgroup {
-	self, err := os.ReadFile("/proc/self/cgroup")
+	self, err := readKernel("/proc/self/cgroup")
 	if err != nil || !bytes.Contains(self, []byte("0::")) {
 		return nil
 	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := readKernel("/proc/self/mountinfo")
 	if err != nil {
 		return nil
 	}

@@ -69,6 +69,9 @@ type Config struct {
 	// (Linux), so that those that left the group are found. The caller starts
 	// no process of its own while Run runs; earlier ones are left alone.
 	Adopt bool
+	// Prepared, if set, is what [Prepare] made for Adopt ahead of time, for this
+	// one Run.
+	Prepared *Prepared
 	// Grace is the time between TERM and KILL, for the child when the context
 	// is cancelled and for what it left behind; 0 is [DefaultGrace].
 	Grace time.Duration

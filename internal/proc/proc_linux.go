@@ -57,9 +57,9 @@ func ignoresSuspend(pid int) bool {
 var originalCore atomic.Pointer[uint64]
 
 // HardenSelf keeps this process's memory from core dumps and from debuggers
-// of the same user, and its /proc entries from everybody but root; and, where it
-// lives for over a second, from the swap, where the limit on locked memory is no obstacle. Children of [Run] get
-// the core limit back that this process began with.
+// of the same user, and its /proc entries from everybody but root; and, from a
+// second on, from the swap, where the limit on locked memory is no obstacle.
+// Children of [Run] get the core limit back that this process began with.
 func HardenSelf() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("making the process non-dumpable: %w", err)
@@ -178,7 +178,7 @@ func children() []int {
 	}
 	var pids []int
 	for _, task := range tasks {
-		list, err := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
+		list, err := readKernel("/proc/self/task/" + task.Name() + "/children")
 		if errors.Is(err, os.ErrNotExist) && task.Name() == strconv.Itoa(os.Getpid()) {
 			return childrenByStat() // a kernel without CONFIG_PROC_CHILDREN
 		}
@@ -189,6 +189,26 @@ func children() []int {
 		}
 	}
 	return pids
+}
+
+// readKernel is os.ReadFile for what the kernel makes up: it doesn't try whether
+// that can be waited for.
+func readKernel(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	all := make([]byte, 0, 4<<10)
+	for {
+		n, err := unix.Read(fd, all[len(all):cap(all)])
+		if n <= 0 || err != nil {
+			return all, err
+		}
+		if all = all[:len(all)+n]; len(all) == cap(all) {
+			all = append(all, 0)[:len(all)]
+		}
+	}
 }
 
 func childrenByStat() []int {

@@ -242,11 +242,28 @@ type family struct {
 func newFamily(cfg Config) *family {
 	f := &family{terminal: cfg.Terminal}
 	if cfg.Adopt && !cfg.Detach {
-		f.adoption = adopt()
-		f.cgroup = newCgroup()
+		ready := cfg.Prepared
+		if ready == nil {
+			ready = Prepare()
+		}
+		f.adoption, f.cgroup = ready.adoption, ready.cgroup
 	}
 	return f
 }
+
+// Prepared is what a [Run] with Adopt begins with.
+type Prepared struct {
+	*adoption
+	cgroup *cgroup
+}
+
+// Prepare makes it while the caller waits for something else. The caller starts
+// no process of its own from here until Run has returned. Without a Run it is
+// to be closed.
+func Prepare() *Prepared { return &Prepared{adopt(), newCgroup()} }
+
+// Close is for what no Run took.
+func (p *Prepared) Close() { (&family{adoption: p.adoption, cgroup: p.cgroup}).close() }
 
 // groupAttr puts the child into a group of its own, or, with a terminal of its
 // own, into a session of its own, unless it shares our terminal.

@@ -29,6 +29,15 @@ func NotifyFirst(terminal bool) (signals <-chan os.Signal, rest func()) {
 	return signals, func() {}
 }
 
+// Prepared is nothing here.
+type Prepared struct{}
+
+// Prepare does nothing.
+func Prepare() *Prepared { return &Prepared{} }
+
+// Close does nothing.
+func (*Prepared) Close() {}
+
 // HardenSelf does nothing: Windows writes no core dumps for an ordinary user.
 func HardenSelf() error { return nil }
 

@@ -184,7 +184,12 @@ func TestValuesOfEveryShape(t *testing.T) {
 			if got := r.status(t, 30*time.Second); got != 0 {
 				t.Errorf("runenv run ends with %d, want 0", got)
 			}
-			if got, want := r.stdout.String(), "abcab[REDACTED:overlaps]"; got != want {
+			// What waits longer than a prompt may is shown up to five bytes.
+			shown := ""
+			if at < 6 {
+				shown = value[:at]
+			}
+			if got, want := r.stdout.String(), "abcab"+shown+"[REDACTED:overlaps]"; got != want {
 				t.Errorf("split after %d of %d bytes, the output is %q, want %q", at, len(value), got, want)
 			}
 		}

@@ -57,7 +57,7 @@ const outer = "process.stdout.write(require(\"child_process\").execFileSync(proc
 process.stdout.write(execFileSync(process.execPath, ["-e", outer, inner], {stdio: ["ignore", "pipe", "inherit"]}))'`, "34\n34\n"},
 		{"openssl", "openssl", false, fileOf("A_FILE", "key.pem", "", key), `openssl pkey -in "$A_FILE" -check -noout 2>&1; echo hello | openssl dgst -sha256 -sign "$A_FILE" | wc -c | grep -qE '^(69|7[0-2])$' && echo signed`, "Key is valid\nsigned\n"},
 		{"ssh-keygen", "ssh-keygen", false, fileOf("A_FILE", "id_ed25519", "", ssh), `ssh-keygen -y -P '' -f "$A_FILE" | cut -d' ' -f1`, "ssh-ed25519\n"},
-		{"a JDK keystore", "keytool", true, fileOf("A_FILE", "store.p12", "", store), `keytool -J-Xshare:auto -list -keystore "$A_FILE" -storepass changeit 2>/dev/null | grep -c PrivateKeyEntry`, "1\n"},
+		{"a JDK keystore", "keytool", false, fileOf("A_FILE", "store.p12", "", store), `keytool -J-Xshare:auto -list -keystore "$A_FILE" -storepass changeit 2>/dev/null | grep -c PrivateKeyEntry`, "1\n"},
 		{"kubectl", "kubectl", true, fileOf("KUBECONFIG", "kubeconfig", "", []byte(`{"apiVersion":"v1","kind":"Config","current-context":"c","clusters":[{"name":"c","cluster":{"server":"https://127.0.0.1:1"}}],"users":[{"name":"c","user":{"token":"`+fileCanary+`"}}],"contexts":[{"name":"c","context":{"cluster":"c","user":"c"}}]}`)), `kubectl config current-context; kubectl config view --raw -o 'jsonpath={.users[0].user.token}' | wc -c`, "c\n34\n"},
 	}
 }

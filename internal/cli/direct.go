@@ -16,7 +16,8 @@ import (
 // process can reach. Its flags are those of `runenv run` but for the two that
 // find a broker.
 //
-// There is no guardian: what could end the session dies with this process.
+// No guardian ends the session, since what could do so dies with this process;
+// one removes file secrets.
 type Direct struct {
 	o     runOptions
 	flags *pflag.FlagSet

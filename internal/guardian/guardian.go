@@ -136,7 +136,7 @@ func (h *Handle) abandon() {
 }
 
 // End ends the session itself, trying again until ctx ends while the broker
-// can't be reached or is overloaded. cfg.Exe isn't used.
+// can't be reached or is overloaded.
 func End(ctx context.Context, cfg Config) error {
 	w := wire{SessionURL: cfg.SessionURL, EndToken: cfg.EndToken.Reveal(), CAPEM: cfg.CAPEM}
 	if err := w.check(); err != nil {
@@ -235,8 +235,9 @@ func (h *Handle) confirmed() error {
 }
 
 // Done tells the guardian that the session has ended, or that there is none,
-// and waits for its exit, for two seconds at most. The error says that the guardian died before, or
-// had to be killed: the session has ended all the same. Call it once.
+// and waits for its exit, for two seconds at most. The error says that the
+// guardian died before, or had to be killed: the session has ended all the
+// same. Call it once.
 func (h *Handle) Done() error {
 	_ = h.life.SetWriteDeadline(time.Now().Add(exitLimit))
 	_, err := h.life.Write([]byte{doneByte})

@@ -257,14 +257,15 @@ func (c *counter) Write(p []byte) (int, error) {
 
 // An order says how to start a run.
 type order struct {
-	script string   // of sh; "$1" is the pipe by which it tells its credentials
-	args   []string // the command, in the script's stead
-	flags  []string // of runenv run, beside the role
-	env    []string
-	entry  []string // a program that starts runenv, which is its arguments
-	as     *syscall.Credential
-	direct bool // no role and no flags: args are runenv's own
-	count  bool // standard output is counted and not kept
+	script  string   // of sh; "$1" is the pipe by which it tells its credentials
+	args    []string // the command, in the script's stead
+	flags   []string // of runenv run, beside the role
+	env     []string
+	entry   []string // a program that starts runenv, which is its arguments
+	program string   // another runenv than the tests' own
+	as      *syscall.Credential
+	direct  bool // no role and no flags: args are runenv's own
+	count   bool // standard output is counted and not kept
 }
 
 // An output keeps what is written, for readers at the same time.
@@ -311,6 +312,9 @@ func (s *site) launch(t *testing.T, o order) *run {
 		args = append(args, "--", "sh", "-c", o.script, "sh", fifo)
 	}
 	r.cmd = s.broker.Runenv(t, s.ci, args...)
+	if o.program != "" {
+		r.cmd.Path = o.program
+	}
 	if o.as != nil {
 		r.cmd.Path = copyOf(t, r.cmd.Path, filepath.Join(r.dir, "runenv"), 0o755)
 		r.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: o.as}

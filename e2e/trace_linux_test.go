@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -157,6 +158,111 @@ func TestP1KernelSeesNoValueReachADisk(t *testing.T) {
 			}
 			s.gone(t, r, 10*time.Second, "the end")
 			scanner := harness.NewScanner(t, harness.Canary{Name: "leased password", Value: r.password})
+			bad, calls := tr.offences(t, scanner)
+			if calls < 20 {
+				t.Errorf("the trace has %d calls: it can't be the whole run", calls)
+			}
+			for _, offence := range bad {
+				t.Errorf("the kernel saw %s", offence)
+			}
+		})
+	}
+}
+
+// How a changed runenv breaks, as the variable BREAKS tells it: with what it
+// holds as the panic's value, which Go prints what it can of.
+const breaking = `package cli
+
+import (
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+)
+
+func breaks(environ, command []string) {
+	switch os.Getenv("BREAKS") {
+	case "beside":
+		at := make(chan os.Signal, 1)
+		signal.Notify(at, syscall.SIGUSR1)
+		go func() {
+			<-at
+			panic(environ)
+		}()
+	case "before":
+		tell := exec.Command("sh", "-c", "echo \"$DB_USER $DB_PASSWORD\" >\"$1\"", "sh", command[len(command)-1])
+		tell.Env = environ
+		if err := tell.Run(); err != nil {
+			os.Exit(99)
+		}
+		panic(environ)
+	}
+}
+`
+
+// RunEnv itself panics while it holds leases and a file secret: what it prints
+// then, and what Go dumps, is no way out for a value either.
+func TestP1PanicPutsNoValueAnywhere(t *testing.T) {
+	t.Parallel()
+	c := newComponents(t)
+	program := harness.Changed(t,
+		harness.Change{File: "internal/cli/process.go", Before: "\tstatus, err := proc.Run(ctx, ", Insert: "\tbreaks(environ, p.command)\n"},
+		harness.Change{File: "internal/cli/breaks.go", Insert: breaking})
+	tests := []struct {
+		name, where, traceback string
+		status                 int // as Go ends; -1 is by a signal
+		ended                  string
+	}{
+		{"beside the command", "beside", "single", 2, "end_token"},
+		{"beside the command with all to be dumped", "beside", "crash", -1, "end_token"},
+		{"between leasing and the command", "before", "all", 2, "client"}, // what is deferred still runs
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := c.newSite(t, plan{})
+			s.plan.leases, s.plan.leasesOf = strings.ReplaceAll(fileLease, "%s", s.dbRole), "db, key"
+			s.reload(t, s.config(), reloaded)
+			memory, err := os.MkdirTemp("/dev/shm", "runenv-test-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(memory) })
+			files := func() []string {
+				found, err := filepath.Glob(filepath.Join(memory, "runenv-*", "*"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return found
+			}
+
+			tr, entry := traced(t)
+			r := s.start(t, order{
+				script: `cat "$DB_KEY" >/dev/null; ` + tell + hold, program: program, entry: entry, flags: []string{"--debug", "-v"},
+				env: []string{"XDG_RUNTIME_DIR=" + memory, "GOTRACEBACK=" + tt.traceback, "BREAKS=" + tt.where},
+			})
+			if tt.where == "beside" {
+				if len(files()) == 0 {
+					t.Error("the command has no file secret")
+				}
+				r.signal(t, syscall.SIGUSR1)
+			}
+			if got := r.status(t, 30*time.Second); got != tt.status {
+				t.Errorf("runenv ends with %d, want %d", got, tt.status)
+			}
+			r.says(t, "panic: ", "goroutine ", "github.com/runenv/action/internal/cli.breaks")
+
+			s.gone(t, r, 5*time.Second, "the panic")
+			harness.Eventually(t, 5*time.Second, "the file secrets are removed", func() bool { return len(files()) == 0 })
+			harness.Eventually(t, 5*time.Second, "the session has ended in the audit log", func() bool {
+				return slices.ContainsFunc(s.records(t), func(r record) bool { return r.Event == "session.ended" && r.Reason == tt.ended })
+			})
+			scanner := harness.NewScanner(t, harness.Canary{Name: "leased password", Value: r.password})
+			scanner.Check(t, "crash text", []byte(r.stderr.String()))
+			scanner.Check(t, "standard output", []byte(r.stdout.String()))
+			for _, found := range scanner.Tree(t, r.dir) {
+				t.Errorf("the job's folders hold %s", found)
+			}
 			bad, calls := tr.offences(t, scanner)
 			if calls < 20 {
 				t.Errorf("the trace has %d calls: it can't be the whole run", calls)

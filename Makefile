@@ -49,7 +49,10 @@ unit: ## only the unit and script tests; needs no network
 e2e: build $(VAULT) $(MINIO) $(ACT) $(NPM)/node_modules ## only the end-to-end tests
 	@pg=$$(sh scripts/need.sh postgres postgresql '/usr/lib/postgresql/*/bin') && \
 	buildah=$$(sh scripts/need.sh buildah buildah) && \
-	strace=$$(sh scripts/need.sh strace strace) && python=$$(sh scripts/need.sh python3 python3) && rsync=$$(sh scripts/need.sh rsync rsync) && git=$$(sh scripts/need.sh git git) && curl=$$(sh scripts/need.sh curl curl) && keytool=$$(sh scripts/need.sh keytool default-jre-headless) && openssl=$$(sh scripts/need.sh openssl openssl) && \
+	for tool in 'curl curl' 'docker docker.io' 'git git' 'keytool default-jre-headless' 'kubectl kubernetes-client' 'node nodejs' \
+		'openssl openssl' 'python3 python3' 'rsync rsync' 'ssh-keygen openssh-client' 'strace strace'; do \
+		sh scripts/need.sh $$tool >/dev/null || exit 1; \
+	done && \
 	cd e2e && RUNENV_E2E_VAULT='$(VAULT)' RUNENV_E2E_MINIO='$(MINIO)' RUNENV_E2E_POSTGRES="$${pg%/*}" RUNENV_E2E_BUILDAH="$$buildah" RUNENV_E2E_BIN='$(CURDIR)/bin' \
 	RUNENV_E2E_ACT='$(ACT)' RUNENV_E2E_NPM='$(NPM)/node_modules' \
 		go test $(RACE) -count=1 -parallel=8 -timeout=20m -v ./...

@@ -25,9 +25,7 @@ type trace struct{ path string }
 // the one that was started. The trace holds the values, so it lies in memory.
 func traced(t *testing.T) (*trace, []string) {
 	t.Helper()
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Fatalf("%v: run `make e2e`, which installs it or says how", err)
-	}
+	needs(t, "strace")
 	dir, err := os.MkdirTemp("/dev/shm", "runenv-trace-")
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@
 // that was left: [Sweep] removes the latter, and so does the guardian, by
 // [Erase].
 //
+// Where none is found, on macOS, each directory becomes the root of a RAM disk
+// of its own, which is detached when the directory is removed, whoever does it.
 // Without a memory file system Open refuses, unless a disk was asked for by
 // name. It doesn't promise that the kernel never pages: [Dir.Swappable] says
 // whether it may.
@@ -18,6 +20,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 )
 
@@ -102,7 +105,21 @@ func (e *NoMemoryError) Hint() string {
 	if e.disk {
 		return "set TMPDIR to a folder outside of the workspace and of caches"
 	}
+	if runtime.GOOS == "darwin" {
+		return "set TMPDIR to a folder outside of the workspace, where a RAM disk can be mounted; --files=disk writes them to a disk all the same"
+	}
 	return "mount a tmpfs at /dev/shm or set XDG_RUNTIME_DIR to one; --files=disk writes them to a disk all the same"
+}
+
+// disks make a memory file system for one directory, where the system has none
+// that several could share.
+type disks interface {
+	// Mount mounts one, in memory for certain, on an empty folder of this
+	// user's. After an error it isn't mounted.
+	Mount(dir string) error
+	// Unmount takes it away, and what lies there with it. was is false where
+	// nothing is mounted on dir.
+	Unmount(dir string) (was bool, err error)
 }
 
 // A Dir is a directory of file secrets. It isn't safe for concurrent use.
@@ -110,6 +127,7 @@ type Dir struct {
 	path      string
 	handle    *os.File // the directory, which its lock hangs on
 	lock      *os.File
+	disks     disks // what it is mounted with; nil for a directory of a file system
 	memory    bool
 	swappable bool
 	files     int
@@ -118,24 +136,37 @@ type Dir struct {
 }
 
 // Open makes a directory. Call [Dir.Remove] in the end.
-func Open(opt Options) (*Dir, error) {
+func Open(opt Options) (*Dir, error) { return open(opt, ownDisks()) }
+
+func open(opt Options, own disks) (*Dir, error) {
 	failed := &NoMemoryError{}
 	for _, base := range candidates(opt) {
 		err := usable(base, opt, true)
 		if err == nil {
-			return openIn(base)
+			return openIn(base, nil)
 		}
 		failed.tried = append(failed.tried, fmt.Sprintf("%s %v", base, err))
+	}
+	if own == nil && !opt.Disk {
+		return nil, failed
+	}
+	base := opt.temporary()
+	err := usable(base, opt, false)
+	if own != nil && err == nil {
+		d, err := openIn(base, own)
+		if err == nil {
+			return d, nil
+		}
+		failed.tried = append(failed.tried, fmt.Sprintf("a RAM disk: %v", err))
+	}
+	if err != nil {
+		failed.tried, failed.disk = append(failed.tried, fmt.Sprintf("%s %v", base, err)), opt.Disk
+		return nil, failed
 	}
 	if !opt.Disk {
 		return nil, failed
 	}
-	base := opt.temporary()
-	if err := usable(base, opt, false); err != nil {
-		failed.tried, failed.disk = append(failed.tried, fmt.Sprintf("%s %v", base, err)), true
-		return nil, failed
-	}
-	return openIn(base)
+	return openIn(base, nil)
 }
 
 // usable says why base can't hold the directory.
@@ -168,12 +199,12 @@ func usable(base string, opt Options, memory bool) error {
 	return nil
 }
 
-func openIn(base string) (*Dir, error) {
+func openIn(base string, own disks) (*Dir, error) {
 	real, err := filepath.EvalSymlinks(base)
 	if err != nil {
 		return nil, fmt.Errorf("making a folder for file secrets: %w", err)
 	}
-	d := &Dir{path: filepath.Join(real, dirPrefix+rand.Text())}
+	d := &Dir{path: filepath.Join(real, dirPrefix+rand.Text()), disks: own}
 	if err := d.make(); err != nil {
 		return nil, fmt.Errorf("making a folder for file secrets: %w", err)
 	}
@@ -186,8 +217,8 @@ func (d *Dir) Path() string { return d.path }
 // Memory reports whether the directory lies in memory; else it is on a disk.
 func (d *Dir) Memory() bool { return d.memory }
 
-// Swappable reports whether the kernel may page the files out to a swap that
-// this machine has.
+// Swappable reports whether the kernel may page the files out, as they are, to a
+// swap that this machine has. macOS's is encrypted.
 func (d *Dir) Swappable() bool { return d.swappable }
 
 // Enter gives a folder, on which a memory file system is mounted, to write

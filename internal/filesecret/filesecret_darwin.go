@@ -4,10 +4,12 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runenv/action/internal/ramdisk"
 )
 
-// candidates: macOS has no tmpfs of its own; a RAM disk that somebody attached
-// is found by TMPDIR or XDG_RUNTIME_DIR.
+// candidates: macOS gives an ordinary user no memory file system; what somebody
+// else has mounted is found by XDG_RUNTIME_DIR or TMPDIR.
 func candidates(opt Options) []string {
 	var out []string
 	for _, base := range []string{opt.getenv("XDG_RUNTIME_DIR"), opt.getenv("TMPDIR")} {
@@ -18,16 +20,21 @@ func candidates(opt Options) []string {
 	return out
 }
 
-// inMemory knows tmpfs alone: a RAM disk can't be told from another disk.
+// inMemory knows tmpfs, which root may mount, and RAM disks.
 func inMemory(path string) (bool, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return false, err
+	m, err := mounted(path)
+	if err != nil || m.Type == "tmpfs" {
+		return err == nil, err
 	}
-	return unix.ByteSliceToString(st.Fstypename[:]) == "tmpfs", nil
+	return ramDisks().Holds(path)
 }
 
-func swappable(string) bool { return true }
+// swappable: RAM disks are paged like a program's memory, to a swap that macOS
+// encrypts.
+func swappable(string) bool {
+	usage, err := unix.SysctlRaw("vm.swapusage")
+	return err != nil || !ramdisk.SwapEncrypted(usage)
+}
 
 // chmodAt changes the mode of what name is, and of nothing that it links to. It
 // is best effort.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +22,14 @@ func (d *Dir) make() (err error) {
 	if err := unix.Mkdir(d.path, 0o700); err != nil {
 		return err
 	}
+	if d.disks != nil {
+		if err := d.disks.Mount(d.path); err != nil {
+			_ = unix.Rmdir(d.path)
+			return err
+		}
+	}
 	if d.handle, err = openDir(d.path, true); err != nil {
-		_ = unix.Rmdir(d.path)
-		return err
+		return errors.Join(err, release(d.path, d.disks, nil))
 	}
 	defer func() {
 		if err != nil {
@@ -34,8 +40,10 @@ func (d *Dir) make() (err error) {
 	if err := d.handle.Chmod(0o700); err != nil {
 		return err
 	}
-	if d.memory, err = inMemory(d.path); err != nil {
-		return err
+	if d.memory = d.disks != nil; !d.memory {
+		if d.memory, err = inMemory(d.path); err != nil {
+			return err
+		}
 	}
 	d.swappable = swappable(d.path)
 	fd, err := unix.Openat(int(d.handle.Fd()), lockName, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
@@ -132,22 +140,16 @@ func (d *Dir) write(name string, content []byte) error {
 	return nil
 }
 
-func (d *Dir) erase() error {
-	err := eraseIn(d.handle, d.path)
-	if d.lock != nil {
-		_ = d.lock.Close()
-	}
-	_ = d.handle.Close()
-	return err
-}
+func (d *Dir) erase() error { return eraseIn(d.handle, d.lock, d.path, d.disks) }
 
-func erase(path string) error {
+func erase(path string) error { return eraseAt(path, ownDisks()) }
+
+func eraseAt(path string, own disks) error {
 	dir, err := openSpoiled(path)
 	if err != nil {
 		return gone(err)
 	}
-	defer func() { _ = dir.Close() }()
-	return eraseIn(dir, path)
+	return eraseIn(dir, nil, path, own)
 }
 
 // openSpoiled opens a directory of this user, whatever its mode.
@@ -161,9 +163,34 @@ func openSpoiled(path string) (*os.File, error) {
 	return dir, err
 }
 
-// eraseIn empties dir and removes it. The lock goes last: until then the
-// directory is known for what it is.
-func eraseIn(dir *os.File, path string) error {
+// eraseIn empties dir, closes it and its lock, and removes it.
+func eraseIn(dir, lock *os.File, path string, own disks) error {
+	err := emptyIn(dir)
+	if lock != nil {
+		_ = lock.Close()
+	}
+	_ = dir.Close() // a disk in use can't be taken away but by force
+	return release(path, own, err)
+}
+
+// release removes a directory that is as empty as err tells, and takes away
+// what own has mounted on it: what couldn't be removed goes with that.
+func release(path string, own disks, err error) error {
+	if own != nil {
+		was, uerr := own.Unmount(path)
+		switch {
+		case uerr != nil:
+			return errors.Join(err, uerr)
+		case was:
+			err = nil
+		}
+	}
+	return errors.Join(err, gone(unix.Rmdir(path)))
+}
+
+// emptyIn empties dir. The lock goes last: until then the directory is known
+// for what it is.
+func emptyIn(dir *os.File) error {
 	_ = dir.Chmod(0o700) // a command may have changed it
 	if _, err := dir.Seek(0, io.SeekStart); err != nil {
 		return err
@@ -177,7 +204,7 @@ func eraseIn(dir *os.File, path string) error {
 	if uerr := gone(unix.Unlinkat(int(dir.Fd()), lockName, 0)); uerr != nil {
 		err = errors.Join(err, eraseFile(int(dir.Fd()), lockName)) // a command made a folder of it
 	}
-	return errors.Join(err, gone(unix.Rmdir(path)))
+	return err
 }
 
 // eraseFile overwrites a regular file and unlinks it, or whatever a command
@@ -244,7 +271,9 @@ func gone(err error) error {
 
 // sweep removes a directory whose owner is dead. Somebody else's isn't ours to
 // look into.
-func sweep(path string) (bool, error) {
+func sweep(path string) (bool, error) { return sweepAt(path, ownDisks()) }
+
+func sweepAt(path string, own disks) (bool, error) {
 	dir, err := openSpoiled(path)
 	if err != nil {
 		return false, nil
@@ -258,7 +287,7 @@ func sweep(path string) (bool, error) {
 		if err != nil || time.Since(fi.ModTime()) < unlockedFor {
 			return false, nil
 		}
-		return true, eraseIn(dir, path)
+		return true, eraseIn(dir, nil, path, own)
 	}
 	if err != nil {
 		return false, err
@@ -274,12 +303,13 @@ func sweep(path string) (bool, error) {
 	if err != nil || time.Since(fi.ModTime()) < unlockedFor && empty(dir) {
 		return false, nil
 	}
-	return true, eraseIn(dir, path)
+	return true, eraseIn(dir, lock, path, own)
 }
 
+// empty: no name that is ours begins with a dot, but the lock's.
 func empty(dir *os.File) bool {
-	names, err := dir.Readdirnames(2)
-	return err == nil && len(names) <= 1
+	names, err := dir.Readdirnames(-1)
+	return err == nil && !slices.ContainsFunc(names, func(name string) bool { return name[0] != '.' })
 }
 
 // shared says who else could put something of theirs in the place of what lies

@@ -3,12 +3,13 @@
 //
 // It promises that nothing the child left behind outlives [Run] unnoticed:
 // its process group, where Run made one, and (Linux, [Config].Adopt) every
-// orphaned descendant are told to end, then made to. A descendant that holds
+// orphaned descendant are told to end, then made to; on Windows every
+// descendant is made to, at the caller's own death too. A descendant that holds
 // the output open can't keep Run waiting for longer than [Config].WaitDelay.
 // The child sees [Config].Env and nothing of the caller's environment.
 //
-// Windows has a plain implementation: no groups, no signals but the console's
-// own, and an output pipe held open is abandoned after WaitDelay.
+// Windows knows no signals but the console's own events, which reach the child
+// without Run. There an output pipe held open is abandoned after WaitDelay.
 package proc
 
 import (
@@ -23,6 +24,12 @@ import (
 )
 
 const (
+	// settle is how long what the child left behind may take to end by itself:
+	// the tee of bash's `exec > >(tee log)` still has to write what it was given.
+	settle = 250 * time.Millisecond
+	// doubleTap is within what time a second Ctrl-C kills.
+	doubleTap = time.Second
+
 	// DefaultGrace suits a GitHub runner's cancel, which kills 2.5 s after
 	// its SIGTERM: the session still has to be ended within that time.
 	DefaultGrace = time.Second
@@ -85,6 +92,8 @@ type Config struct {
 	Start starter
 	// OnStart, if set, is called with the child's process id once it runs.
 	OnStart func(pid int)
+	// Problem, if set, is told of what Run couldn't do and goes on without.
+	Problem func(what string, err error)
 }
 
 type starter = func(path string, args []string, attr *os.ProcAttr) (*os.Process, error)
@@ -220,6 +229,32 @@ func Run(ctx context.Context, cfg Config) (Status, error) {
 	return status, err
 }
 
+// waitGone asks until nobody lives, for limit at most, and reports whether it
+// came to that.
+func waitGone(limit time.Duration, living func() int) bool {
+	end := time.Now().Add(limit)
+	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		if living() == 0 {
+			return true
+		}
+		left := time.Until(end)
+		if left <= 0 {
+			return false
+		}
+		time.Sleep(min(pause, left))
+	}
+}
+
+// pathless drops the path from an error that will be wrapped with the
+// command's name.
+func pathless(err error) error {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}
+
 // A child is a running process; ended gets one value, when it has exited.
 type child struct {
 	process *os.Process
@@ -241,9 +276,9 @@ func start(cfg Config, path string, files []*os.File, f *family) (*child, error)
 		defer runtime.UnlockOSThread()
 		attr := &os.ProcAttr{Dir: cfg.Dir, Env: cfg.Env, Files: files, Sys: f.sysProcAttr(cfg)}
 		var err error
-		c.process, err = startProcess(cfg.Start, path, cfg.Args, attr)
+		c.process, err = f.startProcess(cfg.Start, path, cfg.Args, attr)
 		if err != nil && f.withoutCgroup(attr) {
-			c.process, err = startProcess(cfg.Start, path, cfg.Args, attr)
+			c.process, err = f.startProcess(cfg.Start, path, cfg.Args, attr)
 		}
 		started <- err
 		if err != nil {

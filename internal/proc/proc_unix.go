@@ -166,19 +166,9 @@ func executable(dir, path string) error {
 	return nil
 }
 
-// pathless drops the path from an error that will be wrapped with the
-// command's name.
-func pathless(err error) error {
-	var pe *os.PathError
-	if errors.As(err, &pe) {
-		return pe.Err
-	}
-	return err
-}
-
 // startProcess starts path, or has the shell start it if it is a script that
 // names no interpreter: execvp(3) and every shell do so.
-func startProcess(start starter, path string, args []string, attr *os.ProcAttr) (*os.Process, error) {
+func (*family) startProcess(start starter, path string, args []string, attr *os.ProcAttr) (*os.Process, error) {
 	p, err := start(path, args, attr)
 	if errors.Is(err, syscall.ENOEXEC) && isText(attr.Dir, path) {
 		p, err = start("/bin/sh", append([]string{"/bin/sh", path}, args[1:]...), attr)
@@ -302,28 +292,24 @@ func (f *family) forward(sig os.Signal) {
 func (f *family) terminate() { _ = syscall.Kill(f.target(), syscall.SIGTERM) }
 func (f *family) kill()      { _ = syscall.Kill(f.target(), syscall.SIGKILL) }
 
-// settle is how long what the child left behind may take to end by itself:
-// the tee of bash's `exec > >(tee log)` still has to write what it was given.
-const settle = 250 * time.Millisecond
-
 // stop ends what the child left behind and what doesn't end by itself: TERM,
 // then KILL after grace. It returns as soon as nothing is left, and at last a
 // grace after KILL.
 func (f *family) stop(grace time.Duration) {
-	if f.waitGone(settle, func() int { return f.tell(0, map[int]bool{}) }) {
+	if waitGone(settle, func() int { return f.tell(0, map[int]bool{}) }) {
 		return
 	}
 	told := map[int]bool{}
 	if f.tell(syscall.SIGTERM, told) == 0 {
 		return
 	}
-	if f.waitGone(grace, func() int { return f.tell(syscall.SIGTERM, told) }) {
+	if waitGone(grace, func() int { return f.tell(syscall.SIGTERM, told) }) {
 		return
 	}
 	if f.cgroup != nil {
 		f.cgroup.kill()
 	}
-	f.waitGone(grace, func() int {
+	waitGone(grace, func() int {
 		clear(told)
 		return f.tell(syscall.SIGKILL, told)
 	})
@@ -347,20 +333,6 @@ func (f *family) tell(sig syscall.Signal, told map[int]bool) int {
 		}
 	}
 	return living
-}
-
-func (f *family) waitGone(limit time.Duration, living func() int) bool {
-	end := time.Now().Add(limit)
-	for pause := time.Millisecond; ; pause = min(2*pause, 20*time.Millisecond) {
-		if living() == 0 {
-			return true
-		}
-		left := time.Until(end)
-		if left <= 0 {
-			return false
-		}
-		time.Sleep(min(pause, left))
-	}
 }
 
 func (f *family) orphanEnded() <-chan os.Signal {

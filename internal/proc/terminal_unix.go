@@ -22,9 +22,6 @@ func IsTerminal(f *os.File) bool {
 	}) == nil
 }
 
-// doubleTap is within what time a second Ctrl-C kills.
-const doubleTap = time.Second
-
 // A terminal is the child's own: a pseudo-terminal whose output we read, fed
 // from the caller's terminal, which is raw meanwhile. It takes on the caller's
 // settings and size.

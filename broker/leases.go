@@ -45,9 +45,6 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, request string) e
 	if err != nil {
 		return b.refuseLeases(r, request, s, g, err)
 	}
-	if err := collision(g.definitions); err != nil {
-		return b.refuseLeases(r, request, s, g, err)
-	}
 	for _, id := range in.Replaces {
 		if _, err := b.own(r.Context(), s, id); err != nil {
 			return err
@@ -67,12 +64,17 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, request string) e
 	if err != nil {
 		return b.refuseLeases(r, request, s, g, err)
 	}
-	answer := api.Leases{Checkpoint: b.cfg.Audit.Latest()}
+	return writeJSON(w, http.StatusOK, b.deliver(issued))
+}
+
+// deliver is the answer that hands leases out.
+func (b *Broker) deliver(issued []lease.Issued) *api.Leases {
+	answer := &api.Leases{Checkpoint: b.cfg.Audit.Latest()}
 	for _, is := range issued {
 		answer.Leases = append(answer.Leases, delivered(is))
 		b.metrics.issued.WithLabelValues(is.Lease.Provider).Inc()
 	}
-	return writeJSON(w, http.StatusOK, answer)
+	return answer
 }
 
 // refuseLeases records a refusal before it is answered. Where that can't be

@@ -92,13 +92,16 @@ type grant struct {
 // what it wants of it, and returns the definitions.
 func (b *Broker) authorise(s store.Session, w wants) (grant, error) {
 	rules := b.rules.Load()
-	g := grant{digest: rules.Policy.Digest()}
 	id, err := recall(s)
 	if err != nil {
-		return g, err
+		return grant{digest: rules.Policy.Digest()}, err
 	}
-	d := rules.Policy.Decide(id, s.Role)
-	g.Decision = d
+	return rules.grant(rules.Policy.Decide(id, s.Role), w)
+}
+
+// grant is authorise once policy has decided.
+func (rules *Rules) grant(d policy.Decision, w wants) (grant, error) {
+	g := grant{Decision: d, digest: rules.Policy.Digest()}
 	if !d.Allowed {
 		return g, refuse(http.StatusForbidden, api.CodeAccessDenied, "today's policy no longer gives this job this RunEnv role", fmt.Errorf("policy: %s %s", d.Reason, d.Detail))
 	}
@@ -125,7 +128,7 @@ func (b *Broker) authorise(s store.Session, w wants) (grant, error) {
 		}
 		g.definitions = append(g.definitions, def)
 	}
-	return g, nil
+	return g, collision(g.definitions)
 }
 
 // printable keeps a name that a caller made up from steering a terminal. It has

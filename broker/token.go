@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/runenv/action/broker/api"
@@ -34,6 +35,10 @@ func (b *Broker) token(w http.ResponseWriter, r *http.Request, request string) e
 	if err != nil {
 		return err
 	}
+	asked, err := askedBeside(form)
+	if err != nil {
+		return err
+	}
 	proof, err := b.proof(r, "")
 	if err != nil {
 		return refuse(http.StatusBadRequest, api.CodeInvalidDPoP, "the DPoP proof isn't valid for this request", err)
@@ -51,12 +56,36 @@ func (b *Broker) token(w http.ResponseWriter, r *http.Request, request string) e
 	if !d.Allowed {
 		return b.deny(r.Context(), rules, request, role, id, d)
 	}
-	answer, err := b.open(r.Context(), rules, request, id, d, proof, body)
+	n, answer, err := b.newSession(rules, request, id, d, proof, body)
+	if err != nil {
+		return err
+	}
+	if asked == nil {
+		err = b.create(r.Context(), rules, request, id, n)
+	} else {
+		answer.Leases, err = b.createWithLeases(r, rules, request, id, d, n, *asked)
+	}
 	if err != nil {
 		return err
 	}
 	b.engine.Wake()
 	return writeJSON(w, http.StatusOK, answer)
+}
+
+// askedBeside reads which leases are asked for with the session; nil: none.
+func askedBeside(form url.Values) (*wants, error) {
+	if !form.Has(api.ParamLeases) {
+		return nil, nil
+	}
+	var in api.LeaseRequest
+	if err := api.Decode(strings.NewReader(form.Get(api.ParamLeases)), api.MaxRequest, &in); err != nil {
+		return nil, badRequest("the parameter leases isn't a lease request", err)
+	}
+	if len(in.Replaces) > 0 {
+		return nil, badRequest("a new session has no leases to replace", nil)
+	}
+	w, err := wanted(in)
+	return &w, err
 }
 
 var errTooMany = refuse(http.StatusTooManyRequests, api.CodeRateLimited, "too many requests", nil)
@@ -81,7 +110,7 @@ func readForm(r *http.Request) (url.Values, []byte, error) {
 	}
 	for name, values := range form {
 		switch name {
-		case "grant_type", "subject_token", "subject_token_type", "audience", "requested_token_type":
+		case "grant_type", "subject_token", "subject_token_type", "audience", "requested_token_type", api.ParamLeases:
 		default:
 			return nil, nil, badRequest("an unknown parameter", nil)
 		}
@@ -188,12 +217,12 @@ func (b *Broker) record(ctx context.Context, rec audit.Record) error {
 	return nil
 }
 
-// open makes the session.
-func (b *Broker) open(ctx context.Context, rules *Rules, request string, id *identity.Identity, d policy.Decision, proof store.Proof, body []byte) (api.Token, error) {
+// newSession draws up a session and the answer that tells of it.
+func (b *Broker) newSession(rules *Rules, request string, id *identity.Identity, d policy.Decision, proof store.Proof, body []byte) (n store.NewSession, answer api.Token, err error) {
 	now := b.cfg.Now()
 	claims, err := remember(id)
 	if err != nil {
-		return api.Token{}, err
+		return n, answer, err
 	}
 	sid := lease.NewID("s")
 	access, end := sid+"."+random(), "e-"+random()
@@ -215,51 +244,103 @@ func (b *Broker) open(ctx context.Context, rules *Rules, request string, id *ide
 	}
 	created, err := rec.Entry()
 	if err != nil {
-		return api.Token{}, err
+		return n, answer, err
 	}
 	replaced, err := audit.Record{Time: now, Event: "session.ended", Request: request, Session: store.EndedSession, Role: s.Role, Reason: "exchanged_again"}.Entry()
 	if err != nil {
-		return api.Token{}, err
+		return n, answer, err
 	}
 	// The verifier's leeway, and what may pass between its look at the clock and
 	// the store's: a token isn't forgotten while it may still be accepted.
 	const leeway = 30*time.Second + time.Minute
-	made, err := b.cfg.Store.CreateSession(ctx, now, store.NewSession{
+	n = store.NewSession{
 		Session: s, Proof: proof, Limit: d.Role.Limits.Sessions,
 		Token: store.Token{
 			Issuer: id.Issuer, JTI: id.JTI, Expires: id.Expires.Add(leeway),
 			SameJob: id.Reuse == identity.ReuseSameJob, Body: body,
 		},
 		Entries: []store.Entry{created}, EndedEntry: replaced,
-	})
+	}
+	return n, api.Token{
+		AccessToken: api.NewText(access), IssuedTokenType: api.TokenTypeAccess, TokenType: api.SchemeDPoP,
+		ExpiresIn: int64(s.HardEnd.Sub(now) / time.Second), SessionID: sid, EndToken: api.NewText(end),
+		HardEnd: s.HardEnd, HeartbeatSeconds: heartbeatSeconds(s),
+	}, nil
+}
+
+// create makes a session durable. What forbids it is recorded.
+func (b *Broker) create(ctx context.Context, rules *Rules, request string, id *identity.Identity, n store.NewSession) error {
+	made, err := b.cfg.Store.CreateSession(ctx, b.cfg.Now(), n)
+	s := n.Session
 	refused := audit.Record{Request: request, Role: s.Role, Project: s.Project, Issuer: s.Issuer}
 	switch {
 	case errors.Is(err, store.ErrReplayed):
 		refused.Reason = "replayed"
 		if rerr := b.recordRefusal(ctx, rules, refused, id); rerr != nil {
-			return api.Token{}, rerr
+			return rerr
 		}
 		if errors.Is(err, store.ErrProofReplayed) {
-			return api.Token{}, refuse(http.StatusBadRequest, api.CodeInvalidDPoP, "the DPoP proof was used before", err)
+			return refuse(http.StatusBadRequest, api.CodeInvalidDPoP, "the DPoP proof was used before", err)
 		}
-		return api.Token{}, badRequest("the subject token isn't accepted", err)
+		return badRequest("the subject token isn't accepted", err)
 	case errors.Is(err, store.ErrLimit):
 		refused.Reason = "session_limit"
 		if rerr := b.recordRefusal(ctx, rules, refused, id); rerr != nil {
-			return api.Token{}, rerr
+			return rerr
 		}
-		return api.Token{}, refuse(http.StatusForbidden, api.CodeLimitExceeded, "this job has as many live sessions of this role as the role allows", err)
+		return refuse(http.StatusForbidden, api.CodeLimitExceeded, "this job has as many live sessions of this role as the role allows", err)
 	case err != nil:
-		return api.Token{}, fmt.Errorf("creating a session: %w", err)
+		return fmt.Errorf("creating a session: %w", err)
 	}
 	if made.Ended != "" {
 		b.watchers.notify(lease.Event{Session: made.Ended, Reason: "replaced"})
 	}
-	return api.Token{
-		AccessToken: api.NewText(access), IssuedTokenType: api.TokenTypeAccess, TokenType: api.SchemeDPoP,
-		ExpiresIn: int64(s.HardEnd.Sub(now) / time.Second), SessionID: sid, EndToken: api.NewText(end),
-		HardEnd: s.HardEnd, HeartbeatSeconds: heartbeatSeconds(s),
-	}, nil
+	return nil
+}
+
+// createWithLeases makes a session and its first leases, or neither: where they
+// can't all be issued, or nobody is there any more to get them, the session
+// ends at once.
+func (b *Broker) createWithLeases(r *http.Request, rules *Rules, request string, id *identity.Identity, d policy.Decision, n store.NewSession, asked wants) (*api.Leases, error) {
+	g, err := rules.grant(d, asked)
+	if err == nil && len(g.definitions) > d.Role.Limits.Leases {
+		err = store.ErrLimit
+	}
+	if err != nil {
+		answer := toAPI(err)
+		rec := audit.Record{Request: request, Role: n.Session.Role, Project: n.Session.Project, Issuer: id.Issuer, LeaseName: answer.Lease, Reason: answer.Code}
+		if rerr := b.recordRefusal(r.Context(), rules, rec, id); rerr != nil {
+			return nil, rerr
+		}
+		return nil, err
+	}
+	made := false
+	issued, err := b.engine.Issue(r.Context(), lease.Request{
+		Session: n.Session, Definitions: g.definitions, Vars: g.Vars, Limit: d.Role.Limits.Leases,
+		RequestID: request, PolicyDigest: g.digest,
+		Begin: func(ctx context.Context, leases []store.Lease, entries []store.Entry) error {
+			n.Leases, n.Entries = leases, append(n.Entries, entries...)
+			err := b.create(ctx, rules, request, id, n)
+			made = err == nil
+			return err
+		},
+	})
+	switch {
+	case err == nil && r.Context().Err() == nil:
+		return b.deliver(issued), nil
+	case err == nil:
+		err = context.Cause(r.Context())
+	case made:
+		err = b.refuseLeases(r, request, n.Session, g, err)
+	}
+	if made {
+		// The next try makes a session of its own.
+		if _, eerr := b.engine.End(r.Context(), n.Session, "unused", request, 0); eerr != nil {
+			b.cfg.Log.WarnContext(r.Context(), "ending a session that nobody got", "session", n.Session.ID, "err", eerr)
+		}
+		b.metrics.ended.WithLabelValues("unused").Inc()
+	}
+	return nil, err
 }
 
 // heartbeatSeconds is how often a client is to be heard: a sixth of the time

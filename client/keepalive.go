@@ -21,6 +21,9 @@ const (
 	heartbeatFirstRetry = time.Second
 	heartbeatTimeout    = 10 * time.Second
 
+	// watchAfter is how long a session must have lived to be worth a stream:
+	// most commands are over by then, and nothing is renewed so soon.
+	watchAfter        = time.Second
 	watchFirstRetry   = time.Second
 	watchMostRetry    = 30 * time.Second
 	watchOpenTimeout  = 15 * time.Second
@@ -38,8 +41,8 @@ func (e *EndedError) Error() string {
 }
 
 // KeepAlive keeps the session alive until ctx is done, and then returns nil.
-// It sends heartbeats at the interval that the broker wants and holds the
-// broker's stream of events open; on, unless nil, is called with each event
+// It sends heartbeats at the interval that the broker wants and, from its
+// second second on, holds the broker's stream of events open; on, unless nil, is called with each event
 // that concerns a lease (api.EventRenewed, api.EventExpiring), one at a time. It
 // may take its time and call [Session.Renew]: heartbeats don't wait for it. If the broker ends the session,
 // KeepAlive returns an [*EndedError]; whatever else goes wrong it tries again.
@@ -142,6 +145,9 @@ func endedBy(err error) *EndedError {
 // watch holds the stream open, and opens it again when it breaks. It returns
 // when ctx is done, the session has ended, or the broker has no stream.
 func (s *Session) watch(ctx context.Context, beat chan<- struct{}, on func(api.Event)) *EndedError {
+	if s.c.wait(ctx, watchAfter) != nil {
+		return nil
+	}
 	for failures := 1; ; failures++ {
 		opened, ended, err := s.stream(ctx, on)
 		switch {

@@ -47,11 +47,34 @@ type Session struct {
 // new token from the source where the last one has expired before it was used.
 // A refusal is an [*Error].
 func (c *Client) Exchange(ctx context.Context, role string) (*Session, error) {
-	if !validRole(role) {
-		return nil, fmt.Errorf("%q can't be a role: its name has 1 to 63 of a-z, 0-9 and -", role)
-	}
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
+	s, _, err := c.exchange(ctx, call{doing: fmt.Sprintf("exchanging the CI token for role %q", role), limit: api.MaxRequest}, role, url.Values{})
+	return s, err
+}
+
+// ExchangeAndLease is [Client.Exchange] and [Session.LeaseAll] in one request:
+// either there are a session and all its leases, or there is neither.
+func (c *Client) ExchangeAndLease(ctx context.Context, role string, request api.LeaseRequest) (*Session, []api.Lease, error) {
+	body, err := encodeRequest(request)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
+	defer cancel()
+	return c.exchange(ctx, call{
+		doing:      fmt.Sprintf("exchanging the CI token for role %q and its leases", role),
+		limit:      api.MaxAnswer,
+		tryTimeout: leaseTryTimeout,
+	}, role, url.Values{api.ParamLeases: {string(body)}})
+}
+
+// exchange makes the call with the parameters of an exchange beside those
+// given.
+func (c *Client) exchange(ctx context.Context, cl call, role string, form url.Values) (*Session, []api.Lease, error) {
+	if !validRole(role) {
+		return nil, nil, fmt.Errorf("%q can't be a role: its name has 1 to 63 of a-z, 0-9 and -", role)
+	}
 
 	// The token is minted while the broker says who it is, and sent after.
 	token := &tokenCache{c: c}
@@ -67,52 +90,50 @@ func (c *Client) Exchange(ctx context.Context, role string) (*Session, error) {
 	}()
 	discoveryErr := c.discover(mintCtx)
 	if discoveryErr != nil && mintCtx.Err() == nil {
-		return nil, discoveryErr
+		return nil, nil, discoveryErr
 	}
 	if err := <-minting; err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if discoveryErr != nil {
-		return nil, discoveryErr
+		return nil, nil, discoveryErr
 	}
 
 	// One key and one body for all tries: a broker takes the same CI token
 	// again after a lost reply from nobody else.
 	p, err := newProver(c.now)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	form.Set("grant_type", api.GrantTokenExchange)
+	form.Set("subject_token_type", api.TokenTypeID)
+	form.Set("audience", role)
+	cl.method, cl.path, cl.contentType = http.MethodPost, api.PathToken, "application/x-www-form-urlencoded"
+	cl.body = func(ctx context.Context) ([]byte, error) {
+		t, err := token.get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		form.Set("subject_token", string(t.Reveal()))
+		body := []byte(form.Encode())
+		if len(body) > api.MaxTokenRequest {
+			return nil, fmt.Errorf("a request of %d bytes: the most are %d", len(body), api.MaxTokenRequest)
+		}
+		return body, nil
+	}
+	cl.authorize = func(r *http.Request) error { return p.prove(r, secret.Value{}) }
 	var answer api.Token
-	err = c.do(ctx, call{
-		doing:       fmt.Sprintf("exchanging the CI token for role %q", role),
-		method:      http.MethodPost,
-		path:        api.PathToken,
-		contentType: "application/x-www-form-urlencoded",
-		body: func(ctx context.Context) ([]byte, error) {
-			t, err := token.get(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return []byte(url.Values{
-				"grant_type":         {api.GrantTokenExchange},
-				"subject_token":      {string(t.Reveal())},
-				"subject_token_type": {api.TokenTypeID},
-				"audience":           {role},
-			}.Encode()), nil
-		},
-		authorize: func(r *http.Request) error { return p.prove(r, secret.Value{}) },
-		limit:     api.MaxRequest,
-	}, &answer)
+	err = c.do(ctx, cl, &answer)
 	if refused, ok := errors.AsType[*Error](err); ok && refused.Refusal.Code == api.CodeInvalidRequest {
 		refused.hint = token.audienceHint()
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if answer.TokenType != api.SchemeDPoP || answer.AccessToken.Len() == 0 || answer.EndToken.Len() == 0 || answer.HardEnd.IsZero() {
-		return nil, errors.New("exchanging the CI token: the answer lacks what a session needs")
+		return nil, nil, errors.New("exchanging the CI token: the answer lacks what a session needs")
 	}
-	return &Session{
+	s := &Session{
 		c:         c,
 		prover:    p,
 		id:        clean(answer.SessionID),
@@ -121,7 +142,16 @@ func (c *Client) Exchange(ctx context.Context, role string) (*Session, error) {
 		endToken:  answer.EndToken.Value,
 		hardEnd:   answer.HardEnd,
 		heartbeat: interval(answer.HeartbeatSeconds),
-	}, nil
+	}
+	if !form.Has(api.ParamLeases) {
+		return s, nil, nil
+	}
+	leases, err := usable(answer.Leases)
+	if err != nil {
+		_, _ = s.End(ctx) // best effort: else missed heartbeats end it
+		return nil, nil, err
+	}
+	return s, leases, nil
 }
 
 func validRole(role string) bool {
@@ -218,19 +248,12 @@ func (s *Session) Lease(ctx context.Context, names ...string) ([]api.Lease, erro
 // References to one secret are one lease, whose name is the reference without
 // its field.
 func (s *Session) LeaseAll(ctx context.Context, request api.LeaseRequest) ([]api.Lease, error) {
-	if n := len(request.Leases) + len(request.References); n > api.MaxLeaseNames {
-		return nil, fmt.Errorf("%d leases at once: the most are %d", n, api.MaxLeaseNames)
+	body, err := encodeRequest(request)
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
-	request.Leases = append([]string{}, request.Leases...) // [], not null
-	body, err := json.Marshal(request)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the request: %w", err)
-	}
-	if len(body) > api.MaxRequest {
-		return nil, fmt.Errorf("a request of %d bytes: the most are %d", len(body), api.MaxRequest)
-	}
 	var answer api.Leases
 	err = s.c.do(ctx, call{
 		doing:          "leasing",
@@ -245,6 +268,29 @@ func (s *Session) LeaseAll(ctx context.Context, request api.LeaseRequest) ([]api
 	}, &answer)
 	if err != nil {
 		return nil, err
+	}
+	return usable(&answer)
+}
+
+func encodeRequest(request api.LeaseRequest) ([]byte, error) {
+	if n := len(request.Leases) + len(request.References); n > api.MaxLeaseNames {
+		return nil, fmt.Errorf("%d leases at once: the most are %d", n, api.MaxLeaseNames)
+	}
+	request.Leases = append([]string{}, request.Leases...) // [], not null
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the request: %w", err)
+	}
+	if len(body) > api.MaxRequest {
+		return nil, fmt.Errorf("a request of %d bytes: the most are %d", len(body), api.MaxRequest)
+	}
+	return body, nil
+}
+
+// usable are the leases of an answer, once they are known to be.
+func usable(answer *api.Leases) ([]api.Lease, error) {
+	if answer == nil {
+		return nil, errors.New("leasing: the answer has no leases")
 	}
 	cleanLeases(answer.Leases)
 	for _, l := range answer.Leases {

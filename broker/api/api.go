@@ -45,9 +45,10 @@ const (
 )
 
 // Limits of the wire, in bytes. The token endpoint holds a CI token of 16 KiB
-// at most beside short fields; an answer holds the leases' values in base64.
+// at most and a [LeaseRequest] beside short fields; an answer holds the leases'
+// values in base64.
 const (
-	MaxTokenRequest = 32 << 10
+	MaxTokenRequest = 128 << 10
 	MaxRequest      = 64 << 10
 	MaxAnswer       = 32 << 20
 	MaxError        = 256 << 10
@@ -60,8 +61,13 @@ const MaxFile = 4 << 20
 // and the leases that it replaces.
 const MaxLeaseNames = 100
 
+// ParamLeases is the parameter of an exchange that asks for leases with the
+// session, all or none: a [LeaseRequest] in JSON that replaces nothing. Where
+// they can't be had there is no session either.
+const ParamLeases = "leases"
+
 // Token answers an exchange. EndToken ends the session and is good for
-// nothing else.
+// nothing else. Leases answers [ParamLeases], if that was given.
 type Token struct {
 	AccessToken      Text      `json:"access_token"`
 	IssuedTokenType  string    `json:"issued_token_type"`
@@ -71,6 +77,7 @@ type Token struct {
 	EndToken         Text      `json:"end_token"`
 	HardEnd          time.Time `json:"hard_end"`
 	HeartbeatSeconds int       `json:"heartbeat_seconds"`
+	*Leases
 }
 
 // LeaseRequest asks for leases by name and by reference. Neither means all that

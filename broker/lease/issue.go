@@ -29,8 +29,12 @@ type Request struct {
 	// Replaces are ids of the session's leases that these stand in for: they
 	// live on to their own end and are renewed no more. Each must be active, past
 	// half of its life, and not replaced yet.
-	Replaces     []string
-	Limit        int // live leases of the session; twice as many with replaced ones
+	Replaces []string
+	Limit    int // live leases of the session; twice as many with replaced ones
+	// Begin makes the leases durable together with their session, which is new;
+	// nil means that the session is there. It sees to Proof and Limit, and its
+	// error is Issue's.
+	Begin        func(context.Context, []store.Lease, []store.Entry) error
 	RequestID    string
 	PolicyDigest string
 }
@@ -89,7 +93,7 @@ func (e *Engine) Issue(ctx context.Context, req Request) ([]Issued, error) {
 	if p.stored() {
 		return e.disclose(ctx, p)
 	}
-	if err := e.intend(ctx, p); err != nil {
+	if err := e.begin(ctx, p, p.intended()); err != nil {
 		return nil, err
 	}
 	crash("intended")
@@ -149,7 +153,7 @@ func (e *Engine) disclose(ctx context.Context, p *plan) ([]Issued, error) {
 		in.Leases[i] = it.row
 		in.Entries = append(in.Entries, e.entry("lease.disclosed", it.row, p.req.RequestID, ""))
 	}
-	if err := e.cfg.Store.Intend(context.WithoutCancel(ctx), e.cfg.Now(), in); err != nil {
+	if err := e.begin(ctx, p, in); err != nil {
 		return nil, err
 	}
 	crash("active")
@@ -163,7 +167,7 @@ func (e *Engine) plan(ctx context.Context, req Request) (*plan, error) {
 	p := &plan{req: req}
 	batch := batchKey(req)
 	var rows []store.Lease
-	if len(req.Replaces) > 0 || slices.ContainsFunc(req.Definitions, needsLogin) {
+	if req.Begin == nil && (len(req.Replaces) > 0 || slices.ContainsFunc(req.Definitions, needsLogin)) {
 		var err error
 		if rows, err = e.cfg.Store.Leases(ctx, req.Session.ID); err != nil {
 			return nil, fmt.Errorf("reading the session's leases: %w", err)
@@ -276,9 +280,14 @@ func (p *plan) intended() store.Intended {
 	return in
 }
 
-func (e *Engine) intend(ctx context.Context, p *plan) error {
+// begin makes the leases durable before anything is asked of a provider.
+func (e *Engine) begin(ctx context.Context, p *plan, in store.Intended) error {
 	// A caller that hangs up now would leave rows that nobody rolls back.
-	return e.cfg.Store.Intend(context.WithoutCancel(ctx), e.cfg.Now(), p.intended())
+	ctx = context.WithoutCancel(ctx)
+	if p.req.Begin == nil {
+		return e.cfg.Store.Intend(ctx, e.cfg.Now(), in)
+	}
+	return p.req.Begin(ctx, in.Leases, in.Entries)
 }
 
 // logIn makes the fresh logins, all at once, and records them together with

@@ -172,6 +172,9 @@ type NewSession struct {
 	Proof   Proof
 	// Limit is the number of live sessions per issuer, job and role.
 	Limit int
+	// Leases begin with the session, as they do in [Intended.Leases]; their
+	// number is the caller's to limit.
+	Leases []Lease
 	// Entries are written if the session is made.
 	Entries []Entry
 	// EndedEntry is written for the session that a retry after a lost reply

@@ -181,10 +181,10 @@ func (p *process) wait(ctx context.Context, d time.Duration) error {
 }
 
 // open makes the exchange.
-func (p *process) open(c *client.Client, role string) (*client.Session, error) {
+func (p *process) open(exchange func(context.Context) (*client.Session, error)) (*client.Session, error) {
 	p.opening.Store(true)
 	defer p.opening.Store(false)
-	s, err := c.Exchange(p.exchanging, role)
+	s, err := exchange(p.exchanging)
 	if err != nil {
 		return nil, p.orSignal(err)
 	}

@@ -217,47 +217,63 @@ func (a *app) run(o runOptions, command []string) error {
 	if err != nil {
 		return err
 	}
-	s, ca, starting, err := a.open(p, &o, source)
+	c, ca, err := a.client(p, &o, source)
 	if err != nil {
 		return err
 	}
+	p.log.Debug("asking for a session", "broker", o.broker, "role", o.role, "token", source.Name())
 	if o.explain {
+		s, err := p.open(func(ctx context.Context) (*client.Session, error) { return c.Exchange(ctx, o.role) })
+		if err != nil {
+			return err
+		}
 		return a.explain(p, s, &o)
 	}
-	return a.inSession(p, s, &o, ca, starting)
+	h, leases, err := a.open(p, &o, c, ca)
+	if err != nil {
+		return err
+	}
+	return a.inSession(p, h, leases, &o)
 }
 
-// open makes the session, and starts a guardian beside that if leases are to be
-// taken. It returns the CA that vouches for the broker, if one was named.
-func (a *app) open(p *process, o *runOptions, source ci.Source) (s *client.Session, ca []byte, starting <-chan started, err error) {
+// open makes the session with its leases, and beside that starts a guardian.
+func (a *app) open(p *process, o *runOptions, c *client.Client, ca []byte) (*held, []api.Lease, error) {
+	var starting <-chan started
+	if o.local == nil {
+		starting = startGuardian()
+	}
+	var leases []api.Lease
+	s, err := p.open(func(ctx context.Context) (s *client.Session, err error) {
+		s, leases, err = c.ExchangeAndLease(ctx, o.role, o.leaseRequest())
+		return s, err
+	})
+	if err != nil {
+		dismiss(starting)
+		return nil, nil, err
+	}
+	return a.hold(p, s, o, ca, starting), leases, nil
+}
+
+// client makes the broker's client. It returns the CA that vouches for the
+// broker, if one was named.
+func (a *app) client(p *process, o *runOptions, source ci.Source) (c *client.Client, ca []byte, err error) {
 	if err := o.complete(); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	if ca, err = o.ca(); err != nil {
-		return nil, nil, nil, err
+		return nil, nil, err
 	}
 	cfg := client.Config{URL: o.broker, Source: begunSource{p, source}, CAPEM: ca, Log: p.log, Wait: p.wait}
 	switch {
 	case o.local != nil:
 		if cfg.Transport, err = o.local.Open(source); err != nil {
-			return nil, nil, nil, err
+			return nil, nil, err
 		}
 	case ca == nil:
 		cfg.Transport = a.transport
 	}
-	c, err := client.New(cfg)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	p.log.Debug("asking for a session", "broker", o.broker, "role", o.role, "token", source.Name())
-	if o.local == nil && !o.explain {
-		starting = startGuardian()
-	}
-	if s, err = p.open(c, o.role); err != nil {
-		dismiss(starting)
-		return nil, nil, nil, err
-	}
-	return s, ca, starting, nil
+	c, err = client.New(cfg)
+	return c, ca, err
 }
 
 // withoutToken is for forks and Dependabot.
@@ -279,20 +295,18 @@ func (a *app) withoutToken(p *process, o runOptions) error {
 	return err
 }
 
-// inSession leases, runs the command and ends the session, whatever happens.
-func (a *app) inSession(p *process, s *client.Session, o *runOptions, ca []byte, starting <-chan started) (err error) {
-	d := &delivery{a: a, p: p, o: o, session: s, held: a.hold(p, s, o, ca, starting), again: make(chan struct{}, 1)}
+// inSession runs the command with the leases and ends the session, whatever
+// happens.
+func (a *app) inSession(p *process, h *held, leases []api.Lease, o *runOptions) (err error) {
+	s := h.session
+	d := &delivery{a: a, p: p, o: o, session: s, held: h, again: make(chan struct{}, 1)}
 	defer func() { err = d.end(err) }()
 
-	go a.sweepFiles() // beside the leasing; after the command began it does no harm
+	go a.sweepFiles()
+	d.take(leases)
 	if err := o.step.opened(s); err != nil {
 		return err
 	}
-	leases, err := s.LeaseAll(p.starting, o.leaseRequest())
-	if err != nil {
-		return p.orSignal(err)
-	}
-	d.take(leases)
 	if err := d.serve(leases); err != nil {
 		return err
 	}

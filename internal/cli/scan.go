@@ -159,17 +159,16 @@ func (a *app) valuesToFind(p *process, o *scanCommandOptions) ([]needle.Secret, 
 	if err != nil {
 		return nil, err
 	}
-	s, ca, starting, err := a.open(p, &o.runOptions, source)
+	c, ca, err := a.client(p, &o.runOptions, source)
 	if err != nil {
 		return nil, err
 	}
-	held := a.hold(p, s, &o.runOptions, ca, starting)
-	leases, err := s.LeaseAll(p.starting, o.leaseRequest())
+	held, leases, err := a.open(p, &o.runOptions, c, ca)
+	if err != nil {
+		return nil, err
+	}
 	_, endErr := held.end(o.debug)
 	held.letGo(endErr == nil)()
-	if err != nil {
-		return nil, p.orSignal(err)
-	}
 	var secrets []needle.Secret
 	for _, l := range leases {
 		secrets = append(secrets, secretsOf(l)...)

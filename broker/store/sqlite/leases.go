@@ -70,16 +70,24 @@ func (s *Store) Intend(ctx context.Context, now time.Time, in store.Intended) er
 	if (in.Proof.Thumbprint == "") != (in.Proof.JTI == "") {
 		return errors.New("half a proof")
 	}
-	for _, l := range in.Leases {
+	if err := checkBegun(in.Session, in.Leases, in.Entries); err != nil {
+		return err
+	}
+	return s.write(ctx, now, func(c *conn) error { return intend(c, now, in) })
+}
+
+// checkBegun says whether leases can begin so.
+func checkBegun(session string, leases []store.Lease, entries []store.Entry) error {
+	for _, l := range leases {
 		switch {
 		case l.ID == "" || l.Provider == "":
 			return errors.New("a lease needs an id and a provider")
-		case l.Session != "" && l.Session != in.Session:
+		case l.Session != "" && l.Session != session:
 			return fmt.Errorf("lease %s is of another session", l.ID)
 		case l.ReplacedBy != "":
 			return fmt.Errorf("lease %s is replaced before it begins", l.ID)
 		case l.State == store.Disclosed:
-			if !l.NextAt.IsZero() || !slices.ContainsFunc(in.Entries, func(e store.Entry) bool { return e.Lease == l.ID }) {
+			if !l.NextAt.IsZero() || !slices.ContainsFunc(entries, func(e store.Entry) bool { return e.Lease == l.ID }) {
 				return fmt.Errorf("lease %s can't be disclosed with work left or without an audit entry", l.ID)
 			}
 		case l.State != store.Intent && l.State != store.Issuing:
@@ -88,7 +96,7 @@ func (s *Store) Intend(ctx context.Context, now time.Time, in store.Intended) er
 			return fmt.Errorf("lease %s has no time at which a crash would be noticed", l.ID)
 		}
 	}
-	return s.write(ctx, now, func(c *conn) error { return intend(c, now, in) })
+	return nil
 }
 
 func intend(c *conn, now time.Time, in store.Intended) error {
@@ -147,18 +155,26 @@ func intend(c *conn, now time.Time, in store.Intended) error {
 			return err
 		}
 	}
-	for _, l := range in.Leases {
-		batch := in.Batch
+	if err := begin(c, now, in.Session, in.Batch, in.Leases); err != nil {
+		return err
+	}
+	return record(c, in.Entries)
+}
+
+// begin adds leases to a session.
+func begin(c *conn, now time.Time, session, batch string, leases []store.Lease) error {
+	for _, l := range leases {
+		of := batch
 		if l.IsLogin {
-			batch = "" // a login outlives the request that needed it first
+			of = "" // a login outlives the request that needed it first
 		}
 		if err := c.exec("INSERT INTO leases ("+leaseColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-			l.ID, in.Session, l.Login, l.IsLogin, l.Name, l.Provider, l.Revocability, l.Renewable, string(l.State), l.Marker,
-			nil, batch, l.PolicyDigest, "", orNow(l.CreatedAt, now), l.ExpiresAt, l.EndsAt, l.DiesBy, l.NextAt, l.Attempts, "", nil, 0); err != nil {
+			l.ID, session, l.Login, l.IsLogin, l.Name, l.Provider, l.Revocability, l.Renewable, string(l.State), l.Marker,
+			nil, of, l.PolicyDigest, "", orNow(l.CreatedAt, now), l.ExpiresAt, l.EndsAt, l.DiesBy, l.NextAt, l.Attempts, "", nil, 0); err != nil {
 			return err
 		}
 	}
-	return record(c, in.Entries)
+	return nil
 }
 
 // replaceable says whether each of the leases can be replaced by one of batch.

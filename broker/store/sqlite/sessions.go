@@ -52,7 +52,7 @@ func checkNewSession(n store.NewSession) error {
 	case n.Session.Deadline.IsZero() || n.Session.Deadline.After(n.Session.HardEnd):
 		return errors.New("a session needs a deadline that isn't after its hard end")
 	}
-	return nil
+	return checkBegun(n.Session.ID, n.Leases, n.Entries)
 }
 
 func createSession(c *conn, now time.Time, n store.NewSession) (store.Created, error) {
@@ -117,6 +117,9 @@ func createSession(c *conn, now time.Time, n store.NewSession) (store.Created, e
 	if err := c.exec("INSERT INTO sessions ("+sessionColumns+") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
 		ns.ID, ns.Role, ns.Project, ns.Issuer, ns.Job, ns.Thumbprint, ns.AccessHash, ns.EndHash, ns.Claims,
 		ns.PolicyDigest, orNow(ns.CreatedAt, now), ns.HardEnd, ns.HeartbeatTimeout, ns.Deadline, nil, ""); err != nil {
+		return store.Created{}, err
+	}
+	if err := begin(c, now, ns.ID, "", n.Leases); err != nil {
 		return store.Created{}, err
 	}
 	return store.Created{Ended: ended}, record(c, n.Entries)

@@ -3,8 +3,9 @@
 //
 // It promises that nothing the child left behind outlives [Run] unnoticed:
 // its process group, where Run made one, and (Linux, [Config].Adopt) every
-// orphaned descendant are told to end, then made to; on Windows every
-// descendant is made to, at the caller's own death too. A descendant that holds
+// orphaned descendant are told to end, then made to; on macOS every descendant
+// that hasn't left the child's session is; on Windows every descendant is made
+// to, at the caller's own death too. A descendant that holds
 // the output open can't keep Run waiting for longer than [Config].WaitDelay.
 // The child sees [Config].Env and nothing of the caller's environment.
 //
@@ -73,8 +74,9 @@ type Config struct {
 	// Detach lets what the child left behind live on.
 	Detach bool
 	// Adopt makes the calling process the parent of the child's orphans
-	// (Linux), so that those that left the group are found. The caller starts
-	// no process of its own while Run runs; earlier ones are left alone.
+	// (Linux), or gives a child without a terminal a session of its own (macOS),
+	// so that those that left the group are found. The caller starts no process
+	// of its own while Run runs; earlier ones are left alone.
 	Adopt bool
 	// Prepared, if set, is what [Prepare] made for Adopt ahead of time, for this
 	// one Run.

@@ -66,28 +66,28 @@ func DieWithParent() error {
 	if parent <= 1 {
 		return nil // launchd, which never ends
 	}
-	events, err := unix.Kqueue() // no child inherits it
+	events, err := unix.Kqueue()
 	if err != nil {
 		return fmt.Errorf("asking for the parent's death: %w", err)
 	}
+	unix.CloseOnExec(events) // a fork doesn't copy it
 	watch := unix.Kevent_t{Filter: unix.EVFILT_PROC, Flags: unix.EV_ADD | unix.EV_ONESHOT, Fflags: unix.NOTE_EXIT}
 	watch.Ident = uint64(parent)
 	_, err = kevent(events, []unix.Kevent_t{watch}, nil)
-	if err != nil && !errors.Is(err, unix.ESRCH) {
+	gone := errors.Is(err, unix.ESRCH)
+	if err != nil && !gone {
 		_ = unix.Close(events)
 		return fmt.Errorf("asking for the parent's death: %w", err)
 	}
 	go func() {
 		defer func() { _ = unix.Close(events) }()
-		for os.Getppid() == parent {
-			var told [1]unix.Kevent_t
-			if n, err := kevent(events, nil, told[:]); err != nil || n == 1 {
-				break // it has ended, or nobody will tell
+		var told [1]unix.Kevent_t
+		if !gone && os.Getppid() == parent {
+			if _, err := kevent(events, nil, told[:]); err != nil {
+				return
 			}
 		}
-		if os.Getppid() != parent || exited(parent) {
-			_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
-		}
+		_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
 	}()
 	return nil
 }
@@ -100,13 +100,6 @@ func kevent(events int, changes, told []unix.Kevent_t) (int, error) {
 			return n, err
 		}
 	}
-}
-
-// exited: the kernel tells of a process's exit just before its children get
-// another parent.
-func exited(pid int) bool {
-	info, err := unix.SysctlKinfoProc("kern.proc.pid", pid)
-	return err != nil || info.Proc.P_stat == zombie
 }
 
 const zombie = 5 // SZOMB of sys/proc.h

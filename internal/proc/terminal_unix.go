@@ -30,7 +30,8 @@ func IsTerminal(f *os.File) bool {
 // leader of an orphaned process group, so the suspend key is ours to act on:
 // see [terminal.suspend].
 type terminal struct {
-	outer  *os.File // the caller's, opened anew: closing it ends our reading
+	outer  *os.File // the caller's, opened anew
+	typed  *keys    // from there
 	master *os.File
 	slave  *os.File // until the child has exited
 	saved  *unix.Termios
@@ -55,12 +56,19 @@ func openTerminal() (*terminal, error) {
 		return nil, err
 	}
 	t := &terminal{outer: outer, done: make(chan struct{})}
+	if t.typed, err = newKeys(); err != nil {
+		_ = outer.Close()
+		return nil, err
+	}
 	if t.master, t.slave, err = openPair(); err != nil {
 		_ = outer.Close()
+		t.typed.stop()
+		t.typed.close()
 		return nil, err
 	}
 	if err := t.begin(); err != nil {
 		t.closeFiles()
+		t.typed.close()
 		return nil, err
 	}
 	return t, nil
@@ -166,7 +174,7 @@ func (t *terminal) run(pid int) {
 	t.resized, t.stopped = make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(t.resized, syscall.SIGWINCH)
 	signal.Notify(t.stopped, syscall.SIGTSTP)
-	t.all.Go(t.keys)
+	t.all.Go(t.passKeys)
 	t.all.Go(func() {
 		for {
 			select {
@@ -183,11 +191,11 @@ func (t *terminal) run(pid int) {
 	})
 }
 
-// keys passes on what is typed.
-func (t *terminal) keys() {
+// passKeys passes on what is typed.
+func (t *terminal) passKeys() {
 	buf := make([]byte, 4096)
 	for {
-		n, err := t.outer.Read(buf)
+		n, err := t.typed.read(t.outer, buf)
 		if err != nil {
 			return
 		}
@@ -302,9 +310,11 @@ func (t *terminal) close() {
 	t.mu.Unlock()
 	t.closeFiles()
 	t.all.Wait()
+	t.typed.close()
 }
 
 func (t *terminal) closeFiles() {
+	t.typed.stop()
 	_ = t.outer.Close()
 	_ = t.master.Close()
 	if t.slave != nil {

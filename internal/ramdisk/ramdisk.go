@@ -87,7 +87,7 @@ func (s *System) Mount(dir string) error {
 
 // fill makes a file system, with no journal, and mounts it.
 func (s *System) fill(device, dir string) error {
-	if _, err := s.Run(newfsHFS, "-s", "-U", strconv.Itoa(s.UID), "-G", strconv.Itoa(s.GID), "-M", "700", "-v", "runenv", device); err != nil {
+	if _, err := s.Run(newfsHFS, "-s", "-U", strconv.Itoa(s.UID), "-G", strconv.Itoa(s.GID), "-v", "runenv", device); err != nil {
 		return fmt.Errorf("making a file system on a RAM disk: %w", err)
 	}
 	if _, err := s.Run(mount, "-t", fsType, "-o", mountOptions, device, dir); err != nil {
@@ -101,6 +101,9 @@ func (s *System) fill(device, dir string) error {
 		return errors.New("mounting a RAM disk: the kernel has something else there")
 	case !m.Owners:
 		return errors.New("mounting a RAM disk: its files would be everybody's")
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("shutting a RAM disk to others: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, neverIndexed), nil, 0o400); err != nil {
 		return fmt.Errorf("keeping Spotlight from a RAM disk: %w", err)

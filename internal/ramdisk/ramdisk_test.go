@@ -139,7 +139,7 @@ func (m *fakeMac) statfs(dir string) (Mount, error) {
 
 func TestMountMakesARAMDiskAndUnmountDetachesIt(t *testing.T) {
 	t.Parallel()
-	m, dir := newMac(), t.TempDir()
+	m, dir := newMac(), t.TempDir() // of mode 0755, as what newfs_hfs makes
 	s := m.system()
 	if err := s.Mount(dir); err != nil {
 		t.Fatalf("Mount: %v", err)
@@ -149,6 +149,9 @@ func TestMountMakesARAMDiskAndUnmountDetachesIt(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, ".metadata_never_index")); err != nil {
 		t.Errorf("Spotlight may read it: %v", err)
+	}
+	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("others may look into it: %v, %v", fi.Mode(), err)
 	}
 	if held, err := s.Holds(dir); !held || err != nil {
 		t.Errorf("Holds = %v, %v, want true", held, err)
@@ -165,7 +168,7 @@ func TestMountMakesARAMDiskAndUnmountDetachesIt(t *testing.T) {
 	want := []string{
 		"/usr/bin/hdiutil attach -nomount -nobrowse ram://131072",
 		"/usr/bin/hdiutil info -plist",
-		"/sbin/newfs_hfs -s -U 501 -G 20 -M 700 -v runenv /dev/disk4",
+		"/sbin/newfs_hfs -s -U 501 -G 20 -v runenv /dev/disk4",
 		"/sbin/mount -t hfs -o nobrowse,nodev,nosuid,noexec /dev/disk4 " + dir,
 		"/usr/bin/hdiutil info -plist",
 		"/usr/bin/hdiutil info -plist",

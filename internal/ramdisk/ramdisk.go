@@ -102,13 +102,23 @@ func (s *System) fill(device, dir string) error {
 	case !m.Owners:
 		return errors.New("mounting a RAM disk: its files would be everybody's")
 	}
-	if err := os.Chmod(dir, 0o700); err != nil {
+	if err := shut(dir); err != nil {
 		return fmt.Errorf("shutting a RAM disk to others: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, neverIndexed), nil, 0o400); err != nil {
 		return fmt.Errorf("keeping Spotlight from a RAM disk: %w", err)
 	}
 	return nil
+}
+
+// shut leaves a folder to its owner alone.
+func shut(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	return f.Chmod(0o700)
 }
 
 // Unmount detaches the RAM disk that is mounted on dir, whatever still uses it.

@@ -25,6 +25,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"syscall"
 
 	"github.com/runenv/action/internal/filesecret"
 )
@@ -60,11 +61,21 @@ func (e *Error) Error() string { return "isolating the command's file secrets: "
 
 func (e *Error) Unwrap() error { return e.why }
 
+// An Interrupted error says that a signal ended the process before it was the
+// command: what a terminal sends goes to the whole group. Nothing refused, so
+// nothing falls back.
+type Interrupted struct{ signal syscall.Signal }
+
+func (e *Interrupted) Error() string { return "stopped by a signal: " + e.signal.String() }
+
+// Signal is the one by which the command would have ended.
+func (e *Interrupted) Signal() syscall.Signal { return e.signal }
+
 // Hint names the cure.
 func (e *Error) Hint() string { return hint }
 
 // Start starts the command isolated. It has the signature of [os.StartProcess]
-// and its errors, or an [*Error]. It can be called again.
+// and its errors, an [*Error] or an [*Interrupted]. It can be called again.
 func (s *Stage) Start(path string, args []string, attr *os.ProcAttr) (*os.Process, error) {
 	if s.fellBack {
 		return os.StartProcess(path, args, attr)

@@ -48,10 +48,26 @@ func (s *Stage) start(path string, args []string, attr *os.ProcAttr) (*os.Proces
 	}
 	if err := s.hand(p, attr.Env); err != nil {
 		_ = p.process.Kill()
-		_, _ = p.process.Wait()
+		state, _ := p.process.Wait() // nil if somebody else reaped it
+		if sig := interruption(state); sig != 0 {
+			return nil, &Interrupted{sig}
+		}
 		return nil, err
 	}
 	return p.process, nil
+}
+
+// interruption is the signal that ended a process, if it is one by which people
+// and CIs end a command; else 0.
+func interruption(state *os.ProcessState) syscall.Signal {
+	if state == nil {
+		return 0
+	}
+	status, ok := state.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() || !slices.Contains([]syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM}, status.Signal()) {
+		return 0
+	}
+	return status.Signal()
 }
 
 // A launched process is one in the mode, and the pipes to and from it.

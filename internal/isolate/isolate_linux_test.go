@@ -17,12 +17,21 @@ import (
 	"github.com/runenv/action/internal/isolate"
 )
 
-const canary = "canary-of-an-isolated-file"
+const (
+	canary = "canary-of-an-isolated-file"
+	// interrupted, as a command's last argument, has the mode get the signal of
+	// a terminal's key before it has done anything.
+	interrupted = "interrupted while the mount is made"
+)
 
 // TestMain is also the mode, and a process of an ordinary user that starts a
 // command isolated.
 func TestMain(m *testing.M) {
 	if isolate.Is(os.Args) {
+		if os.Args[len(os.Args)-1] == interrupted {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGINT)
+			select {}
+		}
 		os.Exit(isolate.Main(os.Args))
 	}
 	if len(os.Args) > 2 && os.Args[1] == "drive" {
@@ -53,6 +62,10 @@ func drive(how string, command []string) int {
 	attr := &os.ProcAttr{Env: []string{"PATH=" + os.Getenv("PATH"), "TOKEN_FILE=" + filepath.Join(dir.Path(), "token"), "LATIN=\xe9"},
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
 	p, err := stage.Start(command[0], command, attr)
+	if stopped, ok := errors.AsType[*isolate.Interrupted](err); ok {
+		fmt.Println(stopped.Signal(), stopped)
+		return 96
+	}
 	if err != nil {
 		fmt.Printf("refused: %v (%v)\n", err, errors.Is(err, syscall.ENOENT))
 		return 98
@@ -235,6 +248,19 @@ func TestCommandThatCannotBeExecuted(t *testing.T) {
 		out, status := d.run(t, "require", "/nowhere/to/be/found")
 		if want := "refused: no such file or directory (true)\n"; status != 98 || out != want {
 			t.Errorf("%s: %q with status %d, want %q", d.name, out, status, want)
+		}
+	}
+}
+
+// A key isn't a refusal: without its command there is nothing to fall back to.
+func TestKeyBeforeTheCommand(t *testing.T) {
+	t.Parallel()
+	for _, d := range drivers(t) {
+		for _, how := range []string{"require", "auto"} {
+			out, status := d.run(t, how, "/bin/echo", "it runs", interrupted)
+			if want := "interrupt stopped by a signal: interrupt\n"; status != 96 || out != want {
+				t.Errorf("%s, %s: %q with status %d, want %q", d.name, how, out, status, want)
+			}
 		}
 	}
 }

@@ -90,7 +90,8 @@ type Config struct {
 	WaitDelay time.Duration
 	// Start, if set, stands in for [os.StartProcess], which is given what it is:
 	// the process that it returns becomes the command. Where it fails nothing
-	// is left of that process.
+	// is left of that process. An error with a method Signal() syscall.Signal
+	// says that this signal ended it first: that is then the command's status.
 	Start starter
 	// OnStart, if set, is called with the child's process id once it runs.
 	OnStart func(pid int)
@@ -207,6 +208,12 @@ func Run(ctx context.Context, cfg Config) (Status, error) {
 	child, err := start(cfg, path, s.files, family)
 	if err != nil {
 		s.closeAll()
+		if killed, ok := errors.AsType[interface {
+			error
+			Signal() syscall.Signal
+		}](err); ok {
+			return Status{signal: killed.Signal()}, nil
+		}
 		return Status{}, &StartError{Name: cfg.Args[0], Err: err}
 	}
 	family.own(child.process.Pid)

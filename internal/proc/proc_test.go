@@ -37,6 +37,22 @@ func TestStatusIsTheChilds(t *testing.T) {
 	}
 }
 
+// stopped is an error of a start that a signal ended.
+type stopped struct{ error }
+
+func (stopped) Signal() syscall.Signal { return syscall.SIGINT }
+
+func TestSignalBeforeTheCommandIsItsStatus(t *testing.T) {
+	t.Parallel()
+	cfg := shell("true")
+	cfg.Start = func(string, []string, *os.ProcAttr) (*os.Process, error) {
+		return nil, stopped{errors.New("stopped by a signal")}
+	}
+	if got := run(t, cfg); got.Code() != 130 || got.Signal() != syscall.SIGINT {
+		t.Errorf("code %d, signal %d, want 130 and %d", got.Code(), got.Signal(), syscall.SIGINT)
+	}
+}
+
 func TestStartErrors(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -5,12 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/runenv/action/broker/api"
+	"github.com/runenv/action/client"
 	"github.com/runenv/action/e2e/harness"
 	"github.com/runenv/action/providers/aws/awstest"
 	"github.com/runenv/action/providers/gcp/gcptest"
@@ -162,6 +168,8 @@ test "$CLOUDSDK_AUTH_ACCESS_TOKEN" = "$GOOGLE_OAUTH_ACCESS_TOKEN" && echo "googl
 test "$NPM_TOKEN" = c4n4ry-of-amazon && test "$KUBE_TOKEN" = c4n4ry-of-google && echo "secrets: $NPM_TOKEN $KUBE_TOKEN"
 curl --silent --show-error --fail --aws-sigv4 "aws:amz:$AWS_REGION:s3" --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" \
 	-H "x-amz-security-token: $AWS_SESSION_TOKEN" '`+c.minio.Address+`/readable/hello' | grep -q hello && echo "bucket read"
+part=$(printf %s "$AWS_SESSION_TOKEN" | cut -d. -f2 | tr _- /+)
+echo "MinIO says $(printf '%s==' "$part" | base64 -d 2>/dev/null | grep -o '"exp":[0-9]*')"
 read -r line`, "--verbose")
 	_ = job.stdin.Close()
 	if err := job.cmd.Wait(); err != nil {
@@ -174,7 +182,7 @@ read -r line`, "--verbose")
 	out := job.output.String()
 	for _, want := range []string{
 		"google: [REDACTED:token]", "secrets: [REDACTED:npm] [REDACTED:kube]", "bucket read",
-		`lease "db" is revoked`, `lease "bucket" can't be revoked: it expires at `, `lease "token" can't be revoked: it expires at `,
+		`lease "db" is revoked`,
 		`lease "npm" was handed out: its value stays valid`, `lease "kube" was handed out: its value stays valid`,
 	} {
 		if !strings.Contains(out, want) {
@@ -183,6 +191,19 @@ read -r line`, "--verbose")
 	}
 	session := c.session(t)
 	rows := c.rows(t, session)
+	// Each lease has one line, with the end that the broker keeps.
+	if n := strings.Count(out, "is revoked"); n != 1 {
+		t.Errorf("the run says of %d leases that they are revoked, want only db", n)
+	}
+	for _, name := range []string{"bucket", "token"} {
+		if want := fmt.Sprintf("lease %q can't be revoked: it expires at %s\n", name, rows[name].ExpiresAt.UTC().Format(time.RFC3339)); !strings.Contains(out, want) {
+			t.Errorf("the run doesn't say %q", want)
+		}
+	}
+	// And that end is the credential's own, which MinIO wrote into its token.
+	if want := fmt.Sprintf(`MinIO says "exp":%d`, rows["bucket"].ExpiresAt.Unix()); !strings.Contains(out, want+"\n") {
+		t.Errorf("the run doesn't say %s, the end that the broker keeps", want)
+	}
 	for name, want := range map[string]struct{ state, revocability string }{
 		"db": {"revoked", "revocable"}, "login vault": {"revoked", "revocable"},
 		"bucket": {"expiring", "expires"}, "token": {"expiring", "expires"},
@@ -204,7 +225,13 @@ read -r line`, "--verbose")
 	if got := c.gcp.Issued("/v1/token"); got != 1 {
 		t.Errorf("Google's STS issued %d federated tokens, want one for the session", got)
 	}
+	if n := len(c.aws.Sessions()); n != 1 {
+		t.Errorf("AWS has %d sessions, want one", n)
+	}
 	for _, s := range c.aws.Sessions() {
+		if !rows["login aws"].ExpiresAt.Equal(s.Expires.Truncate(time.Second)) {
+			t.Errorf("the broker keeps %v as the end of AWS's session, which is %v", rows["login aws"].ExpiresAt, s.Expires)
+		}
 		if s.SourceIdentity != session || s.Tags["repository"] != "acme/shop-api" {
 			t.Errorf("AWS's session has the source identity %q and the tags %v, want the RunEnv session %q and the repository", s.SourceIdentity, s.Tags, session)
 		}
@@ -218,24 +245,84 @@ read -r line`, "--verbose")
 	}
 }
 
-// One back end's refusal takes back what the others gave.
+// One back end's refusal takes back what the others gave, while the session
+// lives on: nobody's end of it helps.
 func TestT14OneCloudRefusesAndNothingIsLeft(t *testing.T) {
 	t.Parallel()
 	c := newClouds(t)
 	before := c.postgres.Roles(t)
-	c.gcp.Inject(gcptest.On("/v1/token", gcptest.Refuse(gcptest.Refusal{OAuth: "unauthorized_client"})))
+	const impersonation = ":generateAccessToken" // after the logins, beside what the others issue
+	refuse := gcptest.Refuse(gcptest.Refusal{Status: http.StatusForbidden, Code: 7})
+	c.gcp.Inject(gcptest.On(impersonation, refuse))
 	cmd := c.broker.Runenv(t, c.ci, "run", "--role", "migrate", "--", "touch", "ran")
 	out, err := cmd.CombinedOutput()
-	if cmd.ProcessState.ExitCode() != 125 {
-		t.Fatalf("runenv run = %v, want 125\n%s", err, out)
+	if cmd.ProcessState.ExitCode() != 125 || !bytes.Contains(out, []byte("error: leasing: provider_denied (lease token)")) {
+		t.Errorf("runenv run = %v, want 125 and the class of the refusal\n%s", err, out)
 	}
-	if bytes.Contains(out, []byte(gcptest.Echo)) || bytes.Contains(out, []byte("c4n4ry")) {
-		t.Errorf("the refusal shows what the back end said: %s", out)
+	if _, err := os.Lstat(filepath.Join(cmd.Dir, "ran")); err == nil {
+		t.Error("the command ran")
+	}
+	for what, text := range map[string]string{"refusal": string(out), "broker's log": c.broker.Log()} {
+		for _, canary := range []string{gcptest.Echo, "c4n4ry"} {
+			if strings.Contains(text, canary) {
+				t.Errorf("the %s holds %q", what, canary)
+			}
+		}
 	}
 	harness.Eventually(t, 5*time.Second, "no database user is left", func() bool { return slices.Equal(c.postgres.Roles(t), before) })
-	for name, row := range c.rows(t, c.session(t)) {
-		if row.State == "active" || row.State == "disclosed" || row.State == "issuing" {
-			t.Errorf("%s is %s after the refusal", name, row.State)
+
+	// The refusal comes when the others have given.
+	given := make(chan struct{})
+	release := sync.OnceFunc(func() { close(given) })
+	t.Cleanup(release)
+	c.gcp.Inject(gcptest.On(impersonation, func(s *gcptest.Server, next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-given:
+			case <-r.Context().Done():
+			}
+			refuse(s, next).ServeHTTP(w, r)
+		})
+	}))
+	cl, err := client.New(client.Config{URL: c.broker.URL, Source: tokens{c.ci}, CAPEM: harness.CA(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, err := cl.Exchange(t.Context(), "migrate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := make(chan error, 1)
+	go func() {
+		_, err := session.LeaseAll(t.Context(), api.LeaseRequest{})
+		refused <- err
+	}()
+	aws := len(c.aws.Sessions())
+	harness.Eventually(t, 20*time.Second, "Vault and AWS have given", func() bool {
+		return len(c.postgres.Roles(t)) > len(before) && len(c.aws.Sessions()) > aws
+	})
+	release()
+	if err := <-refused; !isRefusal(err, api.CodeProviderDenied) {
+		t.Errorf("leasing = %v, want %s", err, api.CodeProviderDenied)
+	}
+	harness.Eventually(t, 5*time.Second, "no database user is left", func() bool { return slices.Equal(c.postgres.Roles(t), before) })
+	wants := map[string]string{
+		"db": "revoked", "login vault": "revoked", "bucket": "expiring", "npm": "void", "token": "void", "kube": "void",
+		"login aws": "active", "login gcp": "active", // the session's next request may use them
+	}
+	rows := c.rows(t, session.ID())
+	for name, want := range wants {
+		if rows[name].State != want {
+			t.Errorf("%s is %q after the refusal, want %q", name, rows[name].State, want)
+		}
+	}
+	if _, err := session.End(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rows = c.rows(t, session.ID())
+	for _, name := range []string{"login aws", "login gcp"} {
+		if got := rows[name]; got.State != "expiring" || !got.DiesBy.After(time.Now()) {
+			t.Errorf("%s is %q after the session's end and dies by %v, want expiring, to come", name, got.State, got.DiesBy)
 		}
 	}
 }
@@ -271,11 +358,14 @@ roles:
 	trusted.Start(t, config(trusted, nil, "", ""))
 	minio := harness.MinIO(t, trusted.URL, stsAudience)
 
-	run := func(b *harness.BrokerServer) (code int, out string) {
-		cmd := b.Runenv(t, ci, "run", "--role", "migrate", "--", "true")
+	run := func(b *harness.BrokerServer) (code int, out string, ran bool) {
+		cmd := b.Runenv(t, ci, "run", "--role", "migrate", "--", "touch", "ran")
 		said, _ := cmd.CombinedOutput() // the exit status says the same
-		return cmd.ProcessState.ExitCode(), string(said)
+		_, err := os.Lstat(filepath.Join(cmd.Dir, "ran"))
+		return cmd.ProcessState.ExitCode(), string(said), err == nil
 	}
+	// What the real STS answers to a token that it doesn't take.
+	answer := "sts:AssumeRoleWithWebIdentity of role " + minio.RoleARN[strings.LastIndexByte(minio.RoleARN, '/')+1:] + ": status 400: InvalidParameterValue"
 	tests := []struct {
 		name, auth string
 		impostor   bool
@@ -296,12 +386,19 @@ roles:
 			b = trusted
 		}
 		b.Start(t, config(b, minio, head, tt.auth))
-		code, out := run(b)
-		if code != tt.want {
-			t.Errorf("a token %s: runenv run ends with %d, want %d\n%s", tt.name, code, tt.want, out)
+		logged := len(b.Log())
+		code, out, ran := run(b)
+		if code != tt.want || ran != (tt.want == 0) {
+			t.Errorf("a token %s: runenv run ends with %d, want %d; the command ran: %v\n%s", tt.name, code, tt.want, ran, out)
 		}
-		if tt.want != 0 && !strings.Contains(out, "provider_denied") && !strings.Contains(out, "bucket") {
-			t.Errorf("a token %s: the refusal doesn't name the lease: %s", tt.name, out)
+		if tt.want == 0 {
+			continue
+		}
+		if !strings.Contains(out, "provider_denied (lease bucket)") {
+			t.Errorf("a token %s: the refusal doesn't say whose it is and name the lease: %s", tt.name, out)
+		}
+		if !strings.Contains(b.Log()[logged:], answer) {
+			t.Errorf("a token %s: it wasn't STS that refused, with %q", tt.name, answer)
 		}
 	}
 }

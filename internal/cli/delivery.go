@@ -14,6 +14,7 @@ import (
 	"github.com/runenv/action/client"
 	"github.com/runenv/action/internal/endpoint"
 	"github.com/runenv/action/internal/inject"
+	"github.com/runenv/action/internal/needle"
 	"github.com/runenv/action/internal/redact"
 )
 
@@ -128,7 +129,7 @@ func (d *delivery) hide() {
 }
 
 func (d *delivery) warnOfShort() {
-	for _, name := range d.hiding.Short() {
+	for _, name := range needle.Short(d.secrets) {
 		if !d.warned[name] {
 			if d.warned == nil {
 				d.warned = map[string]bool{}
@@ -152,9 +153,7 @@ func (d *delivery) prepare() (files *delivered, environ []string, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var hiding sync.WaitGroup
-	hiding.Go(d.hide)
-	defer hiding.Wait()
+	d.hide()
 	if files, err = d.a.deliver(d.p, d.held, d.leases, d.o.files, more...); err != nil {
 		return nil, nil, err
 	}

@@ -93,11 +93,11 @@ func (a *app) scanNow(o scanCommandOptions, paths []string) error {
 	}
 	set := needle.New(secrets)
 	defer set.Wipe()
+	for _, name := range needle.Short(secrets) {
+		a.say.warning(fmt.Sprintf("%q has a value of under %d bytes: that one isn't looked for", name, needle.MinBytes))
+	}
 	for _, s := range secrets {
 		clear(s.Value.Reveal())
-	}
-	for _, name := range set.Short() {
-		a.say.warning(fmt.Sprintf("%q has a value of under %d bytes: that one isn't looked for", name, needle.MinBytes))
 	}
 	if set.Longest() == 0 {
 		return &settingError{"there is no value to look for", fmt.Sprintf("values have %d bytes at least", needle.MinBytes)}

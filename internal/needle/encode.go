@@ -46,12 +46,12 @@ func (c *collector) wipe() {
 	clear(c.found)
 }
 
-// value adds a value and its lines in all their encodings. It reports whether
-// the value is long enough to be found.
-func (c *collector) value(v []byte) bool {
+// value adds a value and its lines in all their encodings, if it is long enough
+// to be found.
+func (c *collector) value(v []byte) {
 	trimmed := bytes.TrimSpace(v)
-	if len(trimmed) < MinBytes {
-		return false
+	if tooShort(trimmed) {
+		return
 	}
 	c.large = len(trimmed) > manyFormsBytes
 	short, long, lines := false, false, 0 // some line is too short to be looked for by itself, or isn't
@@ -67,13 +67,13 @@ func (c *collector) value(v []byte) bool {
 		lines++
 	}
 	if lines == 1 && long {
-		return true
+		return
 	}
 	// The lines' borders don't show in base64 alone.
 	c.begin(trimmed)
 	c.base64Forms()
 	if !short && long {
-		return true
+		return
 	}
 	// The short lines are found as parts of the whole; the others were added
 	// in all forms already.
@@ -86,7 +86,6 @@ func (c *collector) value(v []byte) bool {
 		c.begin(c.lineEnds(trimmed, end))
 		forms()
 	}
-	return true
 }
 
 // boilerplate says whether a line of a longer value is in every file of its kind and

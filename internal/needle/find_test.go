@@ -140,16 +140,14 @@ func TestFindAgainstNaive(t *testing.T) {
 
 func TestSet(t *testing.T) {
 	t.Parallel()
-	m := New([]Secret{
+	secrets := []Secret{
 		{"one", secret.FromString("1")},
 		{"two", secret.FromString("hunter22")},
 		{"one", secret.FromString("hunter22")},
 		{"three", secret.FromString(" 12345\n")},
 		{"one", secret.FromString("")},
-	})
-	if diff := cmp.Diff([]string{"one", "three"}, m.Short()); diff != "" {
-		t.Errorf("Short() (-want +got):\n%s", diff)
 	}
+	m := New(secrets)
 	var names []string
 	for i := range m.Leases() {
 		names = append(names, m.Lease(i))
@@ -275,5 +273,18 @@ func TestCommonLinesAreNoNeedles(t *testing.T) {
 	alone.Find([]byte("x clusters: y"), true, func(int, int, int) { hit = true })
 	if !hit {
 		t.Error("a value that is one such line isn't found")
+	}
+}
+
+func TestShort(t *testing.T) {
+	t.Parallel()
+	var secrets []Secret
+	for _, s := range [][2]string{
+		{"one", "1"}, {"five", "12345"}, {"padded", " 12345\n"}, {"six", "123456"}, {"empty", ""}, {"lines", "12\n34\n56"}, {"one", "2"},
+	} {
+		secrets = append(secrets, Secret{s[0], secret.FromString(s[1])})
+	}
+	if diff := cmp.Diff([]string{"one", "five", "padded"}, Short(secrets)); diff != "" {
+		t.Errorf("Short() (-want +got):\n%s", diff)
 	}
 }

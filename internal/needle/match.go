@@ -21,7 +21,6 @@ import (
 // twice. So what a byte costs is bounded, whatever the text.
 type Set struct {
 	lease []string // by number
-	short []string
 
 	text    arena    // the needles' bytes, one after another
 	needles []needle // sorted by their bytes

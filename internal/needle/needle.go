@@ -57,9 +57,7 @@ func (m *Set) build(secrets []Secret) {
 			m.lease = append(m.lease, s.Lease)
 		}
 		c.lease = number
-		if !c.value(s.Value.Reveal()) && s.Value.Len() > 0 && !slices.Contains(m.short, s.Lease) {
-			m.short = append(m.short, s.Lease)
-		}
+		c.value(s.Value.Reveal())
 	}
 	forms, size := c.unique()
 	m.text = newArena(size + loadBytes) // a load may begin at the last byte
@@ -93,8 +91,18 @@ func (m *Set) Lease(number int) string { return m.lease[number] }
 // Leases is how many leases there are.
 func (m *Set) Leases() int { return len(m.lease) }
 
-// Short lists the leases with a value that is too short to be found.
-func (m *Set) Short() []string { return slices.Clone(m.short) }
+// Short lists the leases with a value that is too short to be found, each once.
+func Short(secrets []Secret) []string {
+	var names []string
+	for _, s := range secrets {
+		if s.Value.Len() > 0 && tooShort(bytes.TrimSpace(s.Value.Reveal())) && !slices.Contains(names, s.Lease) {
+			names = append(names, s.Lease)
+		}
+	}
+	return names
+}
+
+func tooShort(trimmed []byte) bool { return len(trimmed) < MinBytes }
 
 // Longest is the length of the longest needle in bytes, at most [MaxBytes]; 0
 // if there is none.

@@ -38,6 +38,7 @@ type Secret = needle.Secret
 type Redactor struct {
 	adding  sync.Mutex
 	secrets []Secret
+	first   chan struct{} // closed once now is set
 	now     atomic.Pointer[compiled]
 }
 
@@ -48,11 +49,17 @@ type compiled struct {
 	marker [][]byte // by lease number
 }
 
-// New compiles the secrets. Where two leases have the same value, the first
-// is the one that is named.
+// New hides the secrets. Where two leases have the same value, the first is the
+// one that is named. It compiles them beside its caller, and nothing passes a
+// writer until that is done: a command can start meanwhile.
 func New(secrets []Secret) *Redactor {
-	r := &Redactor{}
-	r.Add(secrets)
+	r := &Redactor{first: make(chan struct{})}
+	r.adding.Lock() // until then: what is added is added to these
+	go func() {
+		defer r.adding.Unlock()
+		r.compile(secrets)
+		close(r.first)
+	}()
 	return r
 }
 
@@ -62,6 +69,10 @@ func New(secrets []Secret) *Redactor {
 func (r *Redactor) Add(secrets []Secret) {
 	r.adding.Lock()
 	defer r.adding.Unlock()
+	r.compile(secrets)
+}
+
+func (r *Redactor) compile(secrets []Secret) {
 	r.secrets = append(r.secrets, secrets...)
 	c := &compiled{set: needle.New(r.secrets)}
 	for i := range c.set.Leases() {
@@ -71,17 +82,20 @@ func (r *Redactor) Add(secrets []Secret) {
 	r.now.Store(c)
 }
 
-// Short lists the leases with a value that is too short to be hidden.
-func (r *Redactor) Short() []string { return r.now.Load().set.Short() }
+// current is what is hidden now.
+func (r *Redactor) current() *compiled {
+	<-r.first
+	return r.now.Load()
+}
 
 // Needles are what it looks for by now, so that others look for the same. They
 // are its own: [Redactor.Wipe] wipes them.
-func (r *Redactor) Needles() *needle.Set { return r.now.Load().set }
+func (r *Redactor) Needles() *needle.Set { return r.current().set }
 
 // Bytes returns b with every hit replaced; b itself if there is none.
 func (r *Redactor) Bytes(b []byte) []byte {
 	var c cover
-	out, changed, _ := r.now.Load().pass(nil, b, &c, true)
+	out, changed, _ := r.current().pass(nil, b, &c, true)
 	if !changed {
 		return b
 	}
@@ -100,7 +114,7 @@ func (r *Redactor) Writer(w io.Writer) *Writer {
 
 // Wipe overwrites the copies of the values. Nothing is hidden from then on: so
 // every writer is closed before, and nothing added after.
-func (r *Redactor) Wipe() { r.now.Load().set.Wipe() }
+func (r *Redactor) Wipe() { r.current().set.Wipe() }
 
 // A cover says how far the last hit reaches into bytes that aren't passed on
 // yet. Its marker has been.

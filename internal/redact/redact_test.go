@@ -17,8 +17,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/runenv/action/internal/redact"
 	"github.com/runenv/action/secret"
 )
@@ -98,14 +96,6 @@ func TestRedact(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestShort(t *testing.T) {
-	t.Parallel()
-	r := redact.New(secrets("one", "1", "five", "12345", "padded", " 12345\n", "six", "123456", "empty", "", "lines", "12\n34\n56", "one", "2"))
-	if diff := cmp.Diff([]string{"one", "five", "padded"}, r.Short()); diff != "" {
-		t.Errorf("Short() (-want +got):\n%s", diff)
 	}
 }
 

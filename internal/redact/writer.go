@@ -100,7 +100,7 @@ func (w *Writer) expire() {
 // value.
 func (w *Writer) letGo() {
 	out := w.out[:0]
-	r := w.r.now.Load() // what is held back is a head of its needles too
+	r := w.r.current() // what is held back is a head of its needles too
 	lease, ok := r.set.Head(w.held)
 	if ok && (len(w.held) >= MinBytes || w.cover.marked && lease == w.cover.lease) {
 		out = r.hide(out, w.held, &w.cover, 0, len(w.held), lease)
@@ -131,7 +131,7 @@ func (w *Writer) Close() error {
 }
 
 func (w *Writer) emit(t []byte, last bool) (settled int) {
-	out, changed, settled := w.r.now.Load().pass(w.out[:0], t, &w.cover, last)
+	out, changed, settled := w.r.current().pass(w.out[:0], t, &w.cover, last)
 	w.out = out
 	if !changed {
 		out = t[:settled]

@@ -328,7 +328,7 @@ func TestWatchTellsOfWhatExpires(t *testing.T) {
 	stream.want(api.EventHello, "")
 	r.clock.add(2 * time.Minute)
 	s.call(http.MethodPost, api.PathHeartbeat, "")
-	s.lease("npm") // wakes the engine, whose time jumped
+	r.open("prod") // whose exchange makes the engine look
 	if ev := stream.want(api.EventExpiring, ""); ev.Lease.ID != id || ev.Lease.Env != nil {
 		t.Errorf("event = %+v, want that %s expires", ev, id)
 	}

@@ -273,9 +273,10 @@ func (b *Broker) left(s store.Session, last bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	now := b.cfg.Now()
-	err := b.cfg.Store.Hasten(ctx, now, s.ID, now.Add(streamGrace))
+	deadline := now.Add(streamGrace)
+	err := b.cfg.Store.Hasten(ctx, now, s.ID, deadline)
 	if err != nil && !errors.Is(err, store.ErrEnded) && !errors.Is(err, store.ErrNotFound) {
 		b.cfg.Log.WarnContext(ctx, "hastening a session", "session", s.ID, "err", err)
 	}
-	b.engine.Wake()
+	b.engine.Due(deadline)
 }

@@ -68,7 +68,6 @@ func (b *Broker) token(w http.ResponseWriter, r *http.Request, request string) e
 	if err != nil {
 		return err
 	}
-	b.engine.Wake()
 	return writeJSON(w, http.StatusOK, answer)
 }
 
@@ -292,7 +291,9 @@ func (b *Broker) create(ctx context.Context, rules *Rules, request string, id *i
 	case err != nil:
 		return fmt.Errorf("creating a session: %w", err)
 	}
+	b.engine.Due(s.Deadline)
 	if made.Ended != "" {
+		b.engine.Wake() // for its leases
 		b.watchers.notify(lease.Event{Session: made.Ended, Reason: "replaced"})
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/runenv/action/broker/audit"
@@ -37,21 +38,23 @@ func (e *Engine) End(ctx context.Context, s store.Session, reason, request strin
 	}
 	crash("session-ended")
 	e.cfg.Notify(Event{Session: s.ID, Reason: reason})
-	done := make(chan struct{})
-	e.work.Go(func() {
-		defer close(done)
-		e.finish(ctx, s.ID, rows)
-		e.Wake() // what failed is due again, sooner than Run may look
-	})
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-	}
-	all, err := e.cfg.Store.Leases(ctx, s.ID)
-	if err != nil {
-		return nil, fmt.Errorf("reading the leases of ended session %s: %w", s.ID, err)
+	all := rows
+	if slices.ContainsFunc(rows, func(row store.Lease) bool { return row.Epoch != 0 }) {
+		done := make(chan struct{})
+		e.work.Go(func() {
+			defer close(done)
+			e.finish(ctx, s.ID, rows)
+			e.Wake() // what failed is due again, sooner than Run may look
+		})
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-timer.C:
+		}
+		if all, err = e.cfg.Store.Leases(ctx, s.ID); err != nil {
+			return nil, fmt.Errorf("reading the leases of ended session %s: %w", s.ID, err)
+		}
 	}
 	var delivered []store.Lease
 	for _, row := range all {

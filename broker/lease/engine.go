@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/runenv/action/broker/audit"
@@ -146,6 +147,7 @@ type Engine struct {
 	worker string
 	locks  keyed
 	wake   chan struct{}
+	looks  atomic.Int64 // when Run looks next by itself, in microseconds; or looking
 	work   tasks
 	turns  turns
 }
@@ -176,8 +178,19 @@ func NewID(kind string) string {
 	return kind + "-" + strings.ToLower(base32.HexEncoding.WithPadding(base32.NoPadding).EncodeToString(b[:]))
 }
 
-// Wake makes the engine look for due work: a session was made, whose deadline
-// may be the next one.
+// Due tells the engine of what comes due at a time, such as the deadline of a
+// session that was just made. It looks by then; a look costs as much as a
+// verb or two, so that it isn't woken where it would be in time anyway, unless
+// the clock jumped.
+func (e *Engine) Due(at time.Time) {
+	looks := e.looks.Load()
+	overslept := e.cfg.Now().UnixMicro() >= looks // also while it looks
+	if overslept || at.UnixMicro() < looks {
+		e.Wake()
+	}
+}
+
+// Wake makes the engine look for due work.
 func (e *Engine) Wake() {
 	select {
 	case e.wake <- struct{}{}:

@@ -157,7 +157,9 @@ func (e *Engine) disclose(ctx context.Context, p *plan) ([]Issued, error) {
 		return nil, err
 	}
 	crash("active")
-	e.Wake() // a repeated request's first set may be due
+	if in.Batch != "" {
+		e.Wake() // a repeated request's first set may be due
+	}
 	return p.issued(), nil
 }
 

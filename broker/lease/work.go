@@ -19,6 +19,9 @@ const (
 	// lookAgain bounds how long the engine sleeps when nothing is due: another
 	// replica may have made something.
 	lookAgain = 30 * time.Second
+	// looking stands for the time of the next look while one is under way, which
+	// may miss what is made now.
+	looking = 0
 	// retryStore is the pause after the store failed.
 	retryStore   = time.Second
 	forgetEvery  = time.Minute
@@ -33,6 +36,7 @@ func (e *Engine) Run(ctx context.Context) {
 	defer e.Wait()
 	var forget time.Time
 	for ctx.Err() == nil {
+		e.looks.Store(looking)
 		busy := e.pass(ctx)
 		if now := e.cfg.Now(); now.After(forget) {
 			if err := e.cfg.Store.Forget(ctx, now, now.Add(-forgetAfter), forgetAtOnce); err != nil && ctx.Err() == nil {
@@ -51,6 +55,7 @@ func (e *Engine) Run(ctx context.Context) {
 		case !next.IsZero():
 			pause = max(min(next.Sub(e.cfg.Now()), lookAgain), time.Millisecond)
 		}
+		e.looks.Store(e.cfg.Now().Add(pause).UnixMicro())
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():

@@ -290,15 +290,15 @@ type Store interface {
 	// Hasten lowers a live session's deadline to deadline if that is sooner.
 	// ErrEnded, ErrNotFound.
 	Hasten(ctx context.Context, now time.Time, id string, deadline time.Time) error
-	// EndSession ends a session once and returns its leases that aren't
-	// terminal, oldest first, each claimed by e.Worker: Active and Irrevocable
+	// EndSession ends a session once and returns its leases, oldest first.
+	// Those that aren't terminal are claimed by e.Worker: Active and Irrevocable
 	// become Revoking, due now (or Expiring, due at DiesBy, where Revocability
 	// is "expires"), Intent becomes Void, Issuing stays for the request that
 	// is under way and is not claimed. A row whose state changes is taken from
 	// the worker that held it for another purpose; one that a worker is
-	// revoking already is left to it. Ending an ended one returns what is
-	// left, claims of it only what is due, and writes no entry. Rows that
-	// weren't claimed are returned with Epoch 0. ErrNotFound.
+	// revoking already is left to it. Ending an ended one claims only what is
+	// due, and writes no entry. Rows that weren't claimed are returned with
+	// Epoch 0. ErrNotFound.
 	EndSession(ctx context.Context, now time.Time, e End) ([]Lease, error)
 	// DueSessions returns at most n sessions that haven't ended and whose
 	// deadline has passed, oldest first, by an index.

@@ -225,9 +225,9 @@ func (s *Store) Hasten(ctx context.Context, now time.Time, id string, deadline t
 
 // EndSession implements [store.Store].
 func (s *Store) EndSession(ctx context.Context, now time.Time, e store.End) ([]store.Lease, error) {
-	var left []store.Lease
+	var leases []store.Lease
 	err := s.write(ctx, now, func(c *conn) error {
-		left = nil
+		leases = nil
 		r, err := c.one("SELECT ended_at FROM sessions WHERE id = ?", e.Session)
 		if err != nil {
 			return err
@@ -241,13 +241,13 @@ func (s *Store) EndSession(ctx context.Context, now time.Time, e store.End) ([]s
 				return err
 			}
 		}
-		left, err = wind(c, now, e.Session, winding{first: first, worker: e.Worker, until: e.Until})
+		leases, err = wind(c, now, e.Session, winding{first: first, worker: e.Worker, until: e.Until})
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return left, nil
+	return leases, nil
 }
 
 // finish marks a session as ended.
@@ -265,16 +265,16 @@ type winding struct {
 	until  time.Time
 }
 
-// wind sends the leases of an ended session on their way and returns those
-// that aren't at its end, oldest first.
+// wind sends the leases of an ended session on their way and returns them,
+// oldest first.
 func wind(c *conn, now time.Time, session string, w winding) ([]store.Lease, error) {
-	leases, err := leasesWhere(c, "session = ? AND "+notTerminal, session)
+	leases, err := leasesWhere(c, "session = ?", session)
 	if err != nil {
 		return nil, err
 	}
-	out := leases[:0]
-	for _, l := range leases {
-		changed := w.first && wayOut(&l, now)
+	for i := range leases {
+		l := &leases[i]
+		changed := w.first && wayOut(l, now)
 		held := l.ClaimedUntil.After(now)
 		claim := w.worker != "" && l.State != store.Issuing && !l.State.Terminal() && !held && (w.first || !l.NextAt.IsZero() && !l.NextAt.After(now))
 		if claim {
@@ -287,15 +287,11 @@ func wind(c *conn, now time.Time, session string, w winding) ([]store.Lease, err
 				return nil, err
 			}
 		}
-		if l.State.Terminal() {
-			continue
-		}
 		if !claim {
 			l.Epoch, l.ClaimedBy, l.ClaimedUntil = 0, "", time.Time{}
 		}
-		out = append(out, l)
 	}
-	return out, nil
+	return leases, nil
 }
 
 // wayOut moves a lease whose session ended, or whose request was made anew, to

@@ -27,7 +27,7 @@ var endTests = map[string]func(*world){
 		w.leaseLike("s1", l, store.Active)
 
 		now := at(time.Minute)
-		left := w.end(now, "s1", "me")
+		leases := w.end(now, "s1", "me")
 		type row struct {
 			ID    string
 			State store.State
@@ -35,7 +35,7 @@ var endTests = map[string]func(*world){
 			Due   time.Time
 		}
 		var got []row
-		for _, l := range left {
+		for _, l := range leases {
 			got = append(got, row{l.ID, l.State, l.Epoch != 0, l.NextAt})
 			if l.Epoch != 0 && (l.ClaimedBy != "me" || !l.ClaimedUntil.Equal(now.Add(30*time.Second))) {
 				w.Errorf("%s is claimed by %q until %v", l.ID, l.ClaimedBy, l.ClaimedUntil)
@@ -45,11 +45,16 @@ var endTests = map[string]func(*world){
 				w.same(l.ID+" as stored", l, stored)
 			}
 		}
-		w.same("what is left, oldest first", []row{
+		w.same("the leases, oldest first", []row{
+			{"a-intent", store.Void, false, time.Time{}},
 			{"b-issuing", store.Issuing, false, at(10 * time.Minute)},
 			{"c-active", store.Revoking, true, now},
 			{"e-revoking", store.Revoking, true, at(10 * time.Minute)},
 			{"f-irrevocable", store.Revoking, true, now},
+			{"g-revoked", store.Revoked, false, time.Time{}},
+			{"h-expired", store.Expired, false, time.Time{}},
+			{"i-disclosed", store.Disclosed, false, time.Time{}},
+			{"j-void", store.Void, false, time.Time{}},
 			{"d-active-expires", store.Expiring, true, at(2 * time.Hour)},
 			{"k-login", store.Revoking, true, now},
 		}, got)
@@ -71,7 +76,7 @@ var endTests = map[string]func(*world){
 		w.same("events written", events+1, len(w.events()))
 		second := w.end(at(time.Second), "s1", "two")
 		w.same("events written", events+1, len(w.events()))
-		w.same("what is left", []string{"a", "b"}, ids(second))
+		w.same("the leases", []string{"a", "b"}, ids(second))
 		for _, l := range second {
 			if l.Epoch != 0 {
 				w.Errorf("%s was taken from the worker that ends it", l.ID)
@@ -84,12 +89,12 @@ var endTests = map[string]func(*world){
 		w.advance(nil, store.Change{Lease: "a", From: []store.State{store.Revoking}, Epoch: first[0].Epoch, To: store.Revoked})
 		w.advance(nil, store.Change{Lease: "b", From: []store.State{store.Revoking}, Epoch: first[1].Epoch, To: store.Revoking, NextAt: at(time.Minute), Attempts: 1})
 		third := w.end(at(30*time.Second), "s1", "three")
-		if len(third) != 1 || third[0].ID != "b" || third[0].Epoch != 0 {
-			w.Errorf("a third end returned %+v, want b, which isn't due, unclaimed", third)
+		if len(third) != 2 || third[0].Epoch != 0 || third[1].ID != "b" || third[1].Epoch != 0 {
+			w.Errorf("a third end returned %+v, want a, which is over, and b, which isn't due, unclaimed", third)
 		}
 		fourth := w.end(at(time.Minute), "s1", "four")
-		if len(fourth) != 1 || fourth[0].Epoch == 0 || fourth[0].ClaimedBy != "four" || fourth[0].Attempts != 1 {
-			w.Errorf("an end when b is due returned %+v, want it claimed", fourth)
+		if len(fourth) != 2 || fourth[0].Epoch != 0 || fourth[1].Epoch == 0 || fourth[1].ClaimedBy != "four" || fourth[1].Attempts != 1 {
+			w.Errorf("an end when b is due returned %+v, want it alone claimed", fourth)
 		}
 	},
 
@@ -106,7 +111,11 @@ var endTests = map[string]func(*world){
 		w.advance(store.ErrConflict, store.Change{Lease: "active", From: []store.State{store.Active, store.Revoking}, Epoch: held[0].Epoch, To: store.Revoked})
 		w.advance(nil, store.Change{Lease: "active", From: []store.State{store.Revoking}, Epoch: left[0].Epoch, To: store.Revoked})
 		w.advance(nil, store.Change{Lease: "revoking", From: []store.State{store.Revoking}, Epoch: held[1].Epoch, To: store.Revoked})
-		w.same("what is left", []string{}, ids(w.end(at(10*time.Minute), "s1", "me")))
+		for _, l := range w.end(at(10*time.Minute), "s1", "me") {
+			if l.State != store.Revoked || l.Epoch != 0 {
+				w.Errorf("an end when all is over returned %+v, want it revoked and unclaimed", l)
+			}
+		}
 	},
 
 	"P4AnIssuingLeaseOfAnEndedSessionGoesElsewhere": func(w *world) {

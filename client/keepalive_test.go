@@ -42,6 +42,9 @@ func keep(t *testing.T, cfg clienttest.Config) *kept {
 		URL:    k.URL,
 		Source: &source{now: time.Now, lives: []time.Duration{time.Hour}},
 		Wait: func(ctx context.Context, d time.Duration) error {
+			if d == time.Second { // before the stream: waits after failures have jitter
+				return nil
+			}
 			k.waiting <- d
 			select {
 			case <-k.pass:

@@ -18,9 +18,10 @@ export function become(program, args) {
 /** Runs the program as a child, which gets our signals and gives us its status. */
 export function spawnAs(program, args) {
   let child;
-  // First: a signal that came between would end us and leave the child.
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-    process.on(signal, () => child.kill(signal));
+  // First: a signal that came between would end us and leave the child. On
+  // Windows the console tells the child as well, and kill() would be its death.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK']) {
+    process.on(signal, () => process.platform === 'win32' || child.kill(signal));
   }
   child = spawn(program, args, { stdio: 'inherit', windowsHide: true });
   child.on('error', (err) => fail(new Problem(`starting ${program}: ${err.code ?? err.message}`)));

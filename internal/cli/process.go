@@ -239,6 +239,7 @@ func (p *process) child(ctx context.Context, environ []string, redactor *redact.
 		Prepared: p.takePrepared(),
 		Start:    start,
 		OnStart:  func(pid int) { p.log.Debug("the command runs", "pid", pid) },
+		Problem:  p.say.problem,
 	})
 	if _, ok := errors.AsType[*proc.StartError](err); ok {
 		return 0, err

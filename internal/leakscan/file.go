@@ -67,7 +67,7 @@ func newWorker(s *search) *worker {
 }
 
 func (w *worker) path(in *dir, rel string) string {
-	return short(show(w.set, filepath.Join(in.root, filepath.FromSlash(rel))), maxPathShown)
+	return short(filepath.FromSlash(show(w.set, filepath.ToSlash(filepath.Join(in.root, rel)))), maxPathShown)
 }
 
 func (w *worker) gap(in *dir, rel, member, reason string) {

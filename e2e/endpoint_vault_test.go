@@ -105,6 +105,31 @@ func (s *endpointSite) tell(t *testing.T, name string) {
 	}
 }
 
+// readTwice is the end of a script that has a function read_to: it reads before
+// and after an expiry.
+const readTwice = `
+read_to first
+while ! test -e "$TOLD/again"; do sleep 0.1; done
+read_to second
+while ! test -e "$TOLD/end"; do sleep 0.1; done
+`
+
+// pastAnExpiry follows a script that ends with [readTwice].
+func (s *endpointSite) pastAnExpiry(t *testing.T) (first, second databaseUser) {
+	t.Helper()
+	first = s.user(t, "first")
+	harness.Eventually(t, 30*time.Second, "the first user is gone", func() bool {
+		return !strings.Contains(strings.Join(s.users(t), " "), first.Data.Username)
+	})
+	s.tell(t, "again")
+	second = s.user(t, "second")
+	if second.Data == first.Data {
+		t.Error("the same user past its expiry")
+	}
+	s.tell(t, "end")
+	return first, second
+}
+
 // Vault's own program reads through `runenv run`, past the end of what it got
 // first. Nothing of it is shown, or left, when the command is over.
 func TestVaultCLIReadsLeasesPastAnExpiry(t *testing.T) {
@@ -118,21 +143,8 @@ test -z "$SHORT_USER$SHORT_PASSWORD$NPM_TOKEN" || { echo "the leases stand in va
 "$VAULT" token lookup | grep display_name
 printf %s "$VAULT_TOKEN" >"$TOLD/bearer"
 read_to() { "$VAULT" read -format=json database/creds/db1 >"$TOLD/$1.new" && mv "$TOLD/$1.new" "$TOLD/$1" && cat "$TOLD/$1"; }
-read_to first
-while ! test -e "$TOLD/again"; do sleep 0.1; done
-read_to second
-while ! test -e "$TOLD/end"; do sleep 0.1; done
-`)
-	first := s.user(t, "first")
-	harness.Eventually(t, 30*time.Second, "the first user is gone", func() bool {
-		return !strings.Contains(strings.Join(s.users(t), " "), first.Data.Username)
-	})
-	s.tell(t, "again")
-	second := s.user(t, "second")
-	if second.Data == first.Data {
-		t.Error("the same user past its expiry")
-	}
-	s.tell(t, "end")
+`+readTwice)
+	first, second := s.pastAnExpiry(t)
 	out := c.ends(t)
 	if n := strings.Count(out, "[REDACTED:npm]"); n != 3 || strings.Count(out, "[REDACTED:short]") != 4 || !strings.Contains(out, "runenv") {
 		t.Errorf("the command prints:\n%s", out)
@@ -210,4 +222,23 @@ func TestCurlReadsALease(t *testing.T) {
 			t.Errorf("curl with %s = %q, %v; want it refused", name, out, err)
 		}
 	}
+}
+
+func TestCurlReadsALeasePastAnExpiry(t *testing.T) {
+	t.Parallel()
+	s := newEndpointSite(t)
+	c := s.run(t, `
+read_to() { curl -fsS --header "X-Vault-Token: $VAULT_TOKEN" "$VAULT_ADDR/v1/database/creds/db1" >"$TOLD/$1.new" && mv "$TOLD/$1.new" "$TOLD/$1" && cat "$TOLD/$1"; }
+`+readTwice)
+	first, second := s.pastAnExpiry(t)
+	out := c.ends(t)
+	if strings.Count(out, "[REDACTED:short]") != 4 {
+		t.Errorf("the command prints:\n%s", out)
+	}
+	for _, u := range []databaseUser{first, second} {
+		if strings.Contains(out, u.Data.Username) || strings.Contains(out, u.Data.Password) {
+			t.Error("a database user is shown")
+		}
+	}
+	s.noUsers(t, 5*time.Second, "the command's end")
 }

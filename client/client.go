@@ -58,7 +58,7 @@ type Config struct {
 	// vouch for the broker; empty means those that the system trusts.
 	CAPEM []byte
 	// Transport carries the requests; nil means one with TLS 1.2 at least,
-	// HTTP/2, the environment's proxy and CAPEM. It excludes CAPEM.
+	// HTTP/1.1, the environment's proxy and CAPEM. It excludes CAPEM.
 	Transport http.RoundTripper
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time

@@ -35,23 +35,28 @@ var bundles = []string{
 // maxBundleBytes bounds the bundle, in bytes. Debian's is 220 KiB.
 const maxBundleBytes = 8 << 20
 
-// New returns a transport that trusts what the system trusts, speaks HTTP/2
-// and TLS 1.2 at least, and goes through the environment's proxy. It notices
+// New returns a transport that trusts what the system trusts, speaks HTTP/1.1
+// under TLS 1.2 at least, and goes through the environment's proxy. It notices
 // a dead connection within half a minute.
+//
+// A session makes two or three calls, one after the other, and later holds one
+// stream: HTTP/2 would cost both sides more than it gives them.
 func New() http.RoundTripper { return newSystem(os.Getenv, bundles) }
 
 // With returns a transport like New's that trusts pool alone.
 func With(pool *x509.CertPool) http.RoundTripper { return transport(pool) }
 
+// keepAlive finds a peer that is gone without a word: after 15 seconds of
+// silence and three questions.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
+
 func transport(pool *x509.CertPool) *http.Transport {
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		OnProxyConnectResponse: proxyAnswer,
-		DialContext:            (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: keepAlive}).DialContext,
 		TLSClientConfig:        &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    10 * time.Second,
-		ForceAttemptHTTP2:      true,
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
 		IdleConnTimeout:        90 * time.Second,
 		MaxIdleConnsPerHost:    2,
 		ExpectContinueTimeout:  time.Second,

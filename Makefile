@@ -23,7 +23,7 @@ ACT      := $(TOOLS)/act-$(call sum,e2e/tools/act/go.sum)/act
 NPM      := $(TOOLS)/npm-$(call sum,e2e/tools/npm/package-lock.json)
 LINTERS  := $(TOOLS)/lint-$(call sum,tools/go.sum)
 
-.PHONY: help build demo test check unit e2e lint fuzz bench clean
+.PHONY: help build demo test check unit e2e windows lint fuzz bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,9 @@ e2e: build $(VAULT) $(MINIO) $(ACT) $(NPM)/node_modules ## only the end-to-end t
 	cd e2e && RUNENV_E2E_VAULT='$(VAULT)' RUNENV_E2E_MINIO='$(MINIO)' RUNENV_E2E_POSTGRES="$${pg%/*}" RUNENV_E2E_BUILDAH="$$buildah" RUNENV_E2E_BIN='$(CURDIR)/bin' \
 	RUNENV_E2E_ACT='$(ACT)' RUNENV_E2E_NPM='$(NPM)/node_modules' \
 		go test $(RACE) -count=1 -parallel=8 -timeout=20m -v ./...
+
+windows: ## only the unit tests of what differs on Windows, under Wine
+	@sh scripts/test-windows.sh '$(TOOLS)/wine'
 
 lint: $(LINTERS)/golangci-lint $(LINTERS)/actionlint ## gofmt, go vet, golangci-lint and actionlint
 	@$(MAKE) check

@@ -72,6 +72,10 @@ func (e *UnreachableError) Error() string { return "the broker at " + e.URL + ":
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
+// wsaRefused is Windows' name for a refused connection, which Go doesn't take
+// for ECONNREFUSED. No other system has the number.
+const wsaRefused = syscall.Errno(10061)
+
 // Hint names the cure where the cause is known.
 func (e *UnreachableError) Hint() string {
 	_, unknown := errors.AsType[x509.UnknownAuthorityError](e.Err)
@@ -87,7 +91,7 @@ func (e *UnreachableError) Hint() string {
 		return "the broker's certificate isn't valid now: check it and this machine's clock"
 	case dns:
 		return "check the broker's URL, and this machine's DNS"
-	case errors.Is(e.Err, syscall.ECONNREFUSED):
+	case errors.Is(e.Err, syscall.ECONNREFUSED), errors.Is(e.Err, wsaRefused):
 		return "nothing listens there: check the broker's URL, and that the broker runs"
 	}
 	return "check that this machine may reach the broker (firewall, HTTPS_PROXY)"

@@ -241,6 +241,7 @@ type run struct {
 	stdout, stderr *output
 	done           chan struct{} // closed when it has ended
 	user, password string
+	besides        []string // what else it told
 
 	passed counter // bytes of standard output, if they are counted
 
@@ -379,10 +380,11 @@ func (r *run) listen(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the command told nothing: %v", err)
 	}
-	var ok bool
-	if r.user, r.password, ok = strings.Cut(strings.TrimSpace(line), " "); !ok || r.user == "" || r.password == "" {
+	told := strings.Fields(line)
+	if len(told) < 2 {
 		t.Fatalf("the command told %d bytes, want a user and a password", len(line))
 	}
+	r.user, r.password, r.besides = told[0], told[1], told[2:]
 }
 
 // status waits for the end of the run and returns its exit status; a death by

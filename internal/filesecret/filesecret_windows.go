@@ -85,7 +85,7 @@ func private(path string, user *windows.SID) error {
 		if entry.Header.AceType != windows.ACCESS_ALLOWED_ACE_TYPE {
 			continue
 		}
-		if sid := (*windows.SID)(unsafe.Pointer(&entry.SidStart)); !sid.Equals(user) && !sid.IsWellKnown(windows.WinLocalSystemSid) {
+		if sid := (*windows.SID)(unsafe.Pointer(&entry.SidStart)); !sid.Equals(user) && !sid.IsWellKnown(windows.WinLocalSystemSid) { //nolint:gosec // it lies there
 			return errors.New("others may enter it")
 		}
 	}

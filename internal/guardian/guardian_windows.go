@@ -2,6 +2,7 @@ package guardian
 
 import (
 	"os"
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -34,8 +35,11 @@ func creationFlags(limits uint32) uint32 {
 // jobLimits are those of the job that this process is in; 0 where there is none.
 func jobLimits() uint32 {
 	info := windows.JOBOBJECT_EXTENDED_LIMIT_INFORMATION{}
+	var pin runtime.Pinner // a stack may move
+	pin.Pin(&info)
+	defer pin.Unpin()
 	if err := windows.QueryInformationJobObject(0, windows.JobObjectExtendedLimitInformation,
-		uintptr(unsafe.Pointer(&info)), uint32(unsafe.Sizeof(info)), nil); err != nil {
+		uintptr(unsafe.Pointer(&info)), uint32(unsafe.Sizeof(info)), nil); err != nil { //nolint:gosec // pinned
 		return 0
 	}
 	return info.BasicLimitInformation.LimitFlags

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
@@ -22,12 +23,13 @@ func newJob(strict bool) (*job, error) {
 		return nil, fmt.Errorf("making a job object: %w", err)
 	}
 	info := windows.JOBOBJECT_EXTENDED_LIMIT_INFORMATION{}
+	defer pin(&info)()
 	info.BasicLimitInformation.LimitFlags = windows.JOB_OBJECT_LIMIT_BREAKAWAY_OK
 	if strict {
 		info.BasicLimitInformation.LimitFlags = windows.JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
 	}
 	if _, err := windows.SetInformationJobObject(h, windows.JobObjectExtendedLimitInformation,
-		uintptr(unsafe.Pointer(&info)), uint32(unsafe.Sizeof(info))); err != nil {
+		uintptr(unsafe.Pointer(&info)), uint32(unsafe.Sizeof(info))); err != nil { //nolint:gosec // pinned
 		_ = windows.CloseHandle(h)
 		return nil, fmt.Errorf("making a job object: %w", err)
 	}
@@ -58,11 +60,19 @@ func (j *job) living() int {
 		_, _      uint32
 		Active, _ uint32
 	}
+	defer pin(&info)()
 	if err := windows.QueryInformationJobObject(j.handle, windows.JobObjectBasicAccountingInformation,
-		uintptr(unsafe.Pointer(&info)), uint32(unsafe.Sizeof(info)), nil); err != nil {
+		uintptr(unsafe.Pointer(&info)), uint32(unsafe.Sizeof(info)), nil); err != nil { //nolint:gosec // pinned
 		return 1 // kill then finds out
 	}
 	return int(info.Active)
+}
+
+// pin keeps what is passed on as a number in its place: a stack may move.
+func pin(pointer any) (unpin func()) {
+	var p runtime.Pinner
+	p.Pin(pointer)
+	return p.Unpin
 }
 
 func (j *job) close() error { return windows.CloseHandle(j.handle) }

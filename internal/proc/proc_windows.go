@@ -85,7 +85,7 @@ func withExtension(cfg Config, path string) (string, error) {
 	if filepath.Ext(path) != "" {
 		exts = slices.Insert(exts, 0, "")
 	}
-	err := error(os.ErrNotExist)
+	err := os.ErrNotExist
 	for _, ext := range exts {
 		full := path + ext
 		if !filepath.IsAbs(full) {

@@ -256,7 +256,7 @@ func TestT14OneCloudRefusesAndNothingIsLeft(t *testing.T) {
 	c.gcp.Inject(gcptest.On(impersonation, refuse))
 	cmd := c.broker.Runenv(t, c.ci, "run", "--role", "migrate", "--", "touch", "ran")
 	out, err := cmd.CombinedOutput()
-	if cmd.ProcessState.ExitCode() != 125 || !bytes.Contains(out, []byte("error: leasing: provider_denied (lease token)")) {
+	if cmd.ProcessState.ExitCode() != 125 || !bytes.Contains(out, []byte(": provider_denied (lease token)")) {
 		t.Errorf("runenv run = %v, want 125 and the class of the refusal\n%s", err, out)
 	}
 	if _, err := os.Lstat(filepath.Join(cmd.Dir, "ran")); err == nil {

@@ -14,14 +14,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/runenv/action/broker/api"
-	"github.com/runenv/action/internal/ci"
 	"github.com/runenv/action/ref"
 	"github.com/runenv/action/secret"
 )
@@ -35,7 +33,7 @@ type Config struct {
 	// canonical text without a field. Env are a secret's fields: a name and a
 	// value each.
 	References map[string]api.Lease
-	// TLS makes the broker speak HTTPS and HTTP/2.
+	// TLS makes the broker speak HTTPS, HTTP/2 too.
 	TLS bool
 	// Issuer is what discovery names; "" is the truth.
 	Issuer string
@@ -330,55 +328,6 @@ func (b *Broker) discovery(w http.ResponseWriter, _ *http.Request) {
 	answer(w, map[string]any{"issuer": issuer, "token_endpoint": issuer + api.PathToken, "version": "fake", "features": []string{"x"}, "from_the_future": 1})
 }
 
-func (b *Broker) token(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(io.LimitReader(r.Body, api.MaxTokenRequest))
-	form, ferr := url.ParseQuery(string(body))
-	proof, perr := b.proof(r, "")
-	switch {
-	case err != nil || ferr != nil || r.Header.Get("Content-Type") != "application/x-www-form-urlencoded" || r.Header.Get("Authorization") != "":
-		refuse(w, http.StatusBadRequest, api.CodeInvalidRequest, "the body isn't a form")
-		return
-	case len(form) != 4 || form.Get("grant_type") != api.GrantTokenExchange || form.Get("subject_token_type") != api.TokenTypeID:
-		refuse(w, http.StatusBadRequest, api.CodeInvalidRequest, "not these parameters")
-		return
-	case perr != nil:
-		refuse(w, http.StatusBadRequest, api.CodeInvalidDPoP, perr.Error())
-		return
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	subject, role := secret.FromString(form.Get("subject_token")), form.Get("audience")
-	claims, err := ci.Peek(subject)
-	before, again := b.tokens[form.Get("subject_token")]
-	_, known := b.cfg.Roles[role]
-	switch {
-	case err != nil || claims["aud"] != b.URL || !ci.Expires(subject).After(b.cfg.Now()):
-		refuse(w, http.StatusBadRequest, api.CodeInvalidRequest, "the subject token isn't accepted")
-		return
-	case again && (before.thumbprint != proof.thumbprint || before.body != string(body)):
-		refuse(w, http.StatusBadRequest, api.CodeInvalidRequest, "the subject token isn't accepted")
-		return
-	case !known:
-		answerError(w, http.StatusBadRequest, &api.Error{Code: api.CodeInvalidTarget, Description: "this job may not have this RunEnv role", RequestID: "r-fake", Claims: claims})
-		return
-	case !b.count(proof):
-		refuse(w, http.StatusUnauthorized, api.CodeInvalidDPoP, "the proof was used before")
-		return
-	}
-	if again {
-		b.sessions[before.access].finish("exchanged_again")
-	}
-	access := "access-" + rand.Text()
-	s := &Session{ID: "s-" + rand.Text(), Role: role, thumbprint: proof.thumbprint, end: "end-" + rand.Text(), replies: map[string]string{}, replaced: map[string]string{}, sets: map[string][]string{}}
-	b.sessions[access] = s
-	b.tokens[form.Get("subject_token")] = exchanged{proof.thumbprint, string(body), access}
-	answer(w, api.Token{
-		AccessToken: api.NewText(access), IssuedTokenType: api.TokenTypeAccess, TokenType: api.SchemeDPoP,
-		ExpiresIn: int64(b.cfg.HardEnd / time.Second), SessionID: s.ID, EndToken: api.NewText(s.end),
-		HardEnd: b.cfg.Now().Add(b.cfg.HardEnd), HeartbeatSeconds: b.cfg.HeartbeatSeconds,
-	})
-}
-
 // session lets a call through that proves to hold its session's key.
 func (b *Broker) session(next func(w http.ResponseWriter, r *http.Request, s *Session, p proof)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -440,7 +389,6 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, s *Session, p pro
 		s.Leases = slices.DeleteFunc(s.Leases, func(l api.Lease) bool { return slices.Contains(s.sets[key], l.ID) })
 	}
 	s.replies[key] = string(body)
-	var out []api.Lease
 	for _, id := range in.Replaces {
 		switch i := slices.IndexFunc(s.Leases, func(l api.Lease) bool { return l.ID == id }); {
 		case i < 0:
@@ -451,26 +399,11 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, s *Session, p pro
 			return
 		}
 	}
-	for _, lease := range b.cfg.Roles[s.Role] {
-		if len(in.Leases)+len(in.References) > 0 && !slices.Contains(in.Leases, lease.Name) {
-			continue
-		}
-		lease.ID = "l-" + rand.Text()
-		lease.State = "active"
-		out = append(out, lease)
-	}
-	for _, name := range in.Leases {
-		if !slices.ContainsFunc(out, func(l api.Lease) bool { return l.Name == name }) {
-			answerError(w, http.StatusForbidden, &api.Error{Code: api.CodeAccessDenied, Lease: name, Description: "the RunEnv role doesn't have this lease", RequestID: "r-fake"})
-			return
-		}
-	}
-	named, refusal := b.named(in.References)
+	out, refusal := b.granted(s.Role, in)
 	if refusal != nil {
 		answerError(w, refusal.Status, refusal)
 		return
 	}
-	out = append(out, named...)
 	if len(in.Replaces) > 0 {
 		for i := range out {
 			out[i].Env = anew(out[i].Env, len(s.replaced)+1)
@@ -484,6 +417,26 @@ func (b *Broker) lease(w http.ResponseWriter, r *http.Request, s *Session, p pro
 	}
 	s.Leases = append(s.Leases, out...)
 	answer(w, api.Leases{Leases: out})
+}
+
+// granted are the leases of a request, all or none.
+func (b *Broker) granted(role string, in api.LeaseRequest) ([]api.Lease, *api.Error) {
+	var out []api.Lease
+	for _, lease := range b.cfg.Roles[role] {
+		if len(in.Leases)+len(in.References) > 0 && !slices.Contains(in.Leases, lease.Name) {
+			continue
+		}
+		lease.ID = "l-" + rand.Text()
+		lease.State = "active"
+		out = append(out, lease)
+	}
+	for _, name := range in.Leases {
+		if !slices.ContainsFunc(out, func(l api.Lease) bool { return l.Name == name }) {
+			return nil, &api.Error{Status: http.StatusForbidden, Code: api.CodeAccessDenied, Lease: name, Description: "the RunEnv role doesn't have this lease", RequestID: "r-fake"}
+		}
+	}
+	named, refusal := b.named(in.References)
+	return append(out, named...), refusal
 }
 
 // bare is a lease without its values.

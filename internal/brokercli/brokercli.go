@@ -36,11 +36,23 @@ type Env struct {
 	Environ        []string
 	LookupEnv      func(string) (string, bool)
 	Now            func() time.Time
+	// Again executes the program once more in its place, with the same words;
+	// nil where there is no process to replace. It returns only an error.
+	Again func() error
 }
 
 // OSEnv is the process's own.
 func OSEnv() Env {
-	return Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(), LookupEnv: os.LookupEnv, Now: time.Now}
+	return Env{
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ(), LookupEnv: os.LookupEnv, Now: time.Now,
+		Again: func() error {
+			path, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			return syscall.Exec(path, os.Args, os.Environ()) //nolint:gosec // what runs already
+		},
+	}
 }
 
 // statusError ends the program with a status and says nothing: a command run

@@ -60,6 +60,9 @@ on after the next start.`,
 const gcPercent = 300
 
 func serve(ctx context.Context, env Env, path string, log *slog.Logger) error {
+	if err := relaxTimers(env.Again); err != nil {
+		log.DebugContext(ctx, "timers stay as they are", "err", err)
+	}
 	ctx, stop := untilStopped(ctx, func() { log.Info("stopping", "calls_have", calls) })
 	defer stop()
 	if err := proc.HardenSelf(); err != nil {

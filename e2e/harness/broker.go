@@ -17,7 +17,7 @@ import (
 )
 
 // A BrokerServer is the real broker: `runenv-broker serve` with TLS by [CA], a
-// store on disk and a seal of its own, logging at debug level. It keeps its
+// store on disk and a seal of its own. It keeps its
 // URL, its store and its log over restarts.
 type BrokerServer struct {
 	URL    string // https://127.0.0.1:…
@@ -28,6 +28,8 @@ type BrokerServer struct {
 
 	// Program is what runs; it may be changed before Start, to one with build tags.
 	Program string
+	// LogLevel is debug unless a test changes it before Start.
+	LogLevel string
 	// Env is added to its environment, which else has only a PATH and a HOME.
 	Env []string
 
@@ -45,11 +47,12 @@ func NewBroker(tb testing.TB) *BrokerServer {
 		tb.Fatal(err)
 	}
 	b := &BrokerServer{
-		URL:     fmt.Sprintf("https://127.0.0.1:%d", freePort(tb)),
-		CAFile:  filepath.Join(dir, "ca.crt"),
-		Config:  filepath.Join(dir, "broker.yaml"),
-		Dir:     dir,
-		Program: Binaries(tb).Broker,
+		URL:      fmt.Sprintf("https://127.0.0.1:%d", freePort(tb)),
+		CAFile:   filepath.Join(dir, "ca.crt"),
+		Config:   filepath.Join(dir, "broker.yaml"),
+		Dir:      dir,
+		Program:  Binaries(tb).Broker,
+		LogLevel: "debug",
 		HTTP: &http.Client{Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: c.pool, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
 		}},
@@ -125,7 +128,7 @@ func (b *BrokerServer) Ready(ctx context.Context) error {
 // Launch starts a broker that isn't running and waits for nothing.
 func (b *BrokerServer) Launch(tb testing.TB) {
 	tb.Helper()
-	cmd := exec.Command(b.Program, "serve", "--config", b.Config, "--log-level", "debug")
+	cmd := exec.Command(b.Program, "serve", "--config", b.Config, "--log-level", b.LogLevel)
 	cmd.Dir = b.Dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.Dir}, b.Env...)
 	b.process = start(tb, cmd, b.log)

@@ -151,14 +151,21 @@ func writeError(w http.ResponseWriter, e *api.Error) {
 	_ = writeJSON(w, e.Status, e)
 }
 
+// writeJSON answers. A caller that went away is no error.
 func writeJSON(w http.ResponseWriter, status int, v any) error {
+	_, err := sendJSON(w, status, v)
+	return err
+}
+
+// sendJSON is writeJSON for whom it matters if the answer is known to be lost.
+func sendJSON(w http.ResponseWriter, status int, v any) (sent bool, err error) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer clear(body) // it may hold values
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a caller that went away
-	return nil
+	_, werr := w.Write(body)
+	return werr == nil, nil
 }

@@ -35,10 +35,6 @@ func (b *Broker) token(w http.ResponseWriter, r *http.Request, request string) e
 	if err != nil {
 		return err
 	}
-	asked, err := askedBeside(form)
-	if err != nil {
-		return err
-	}
 	proof, err := b.proof(r, "")
 	if err != nil {
 		return refuse(http.StatusBadRequest, api.CodeInvalidDPoP, "the DPoP proof isn't valid for this request", err)
@@ -56,19 +52,29 @@ func (b *Broker) token(w http.ResponseWriter, r *http.Request, request string) e
 	if !d.Allowed {
 		return b.deny(r.Context(), rules, request, role, id, d)
 	}
+	asked, err := askedBeside(form) // not for strangers: it costs more than a form
+	if err != nil {
+		return err
+	}
 	n, answer, err := b.newSession(rules, request, id, d, proof, body)
 	if err != nil {
 		return err
 	}
 	if asked == nil {
-		err = b.create(r.Context(), rules, request, id, n)
-	} else {
-		answer.Leases, err = b.createWithLeases(r, rules, request, id, d, n, *asked)
+		if err := b.create(r.Context(), rules, request, id, n); err != nil {
+			return err
+		}
+		return writeJSON(w, http.StatusOK, answer)
 	}
-	if err != nil {
-		return err
+	return b.createWithLeases(w, r, rules, request, id, d, n, answer, *asked)
+}
+
+// endUnused ends a session whose client never heard of it.
+func (b *Broker) endUnused(ctx context.Context, s store.Session, request string) {
+	if _, err := b.engine.End(ctx, s, "unused", request, 0); err != nil {
+		// Its missing heartbeats end it.
+		b.cfg.Log.WarnContext(ctx, "ending a session that nobody got", "session", s.ID, "err", err)
 	}
-	return writeJSON(w, http.StatusOK, answer)
 }
 
 // askedBeside reads which leases are asked for with the session; nil: none.
@@ -299,49 +305,58 @@ func (b *Broker) create(ctx context.Context, rules *Rules, request string, id *i
 	return nil
 }
 
-// createWithLeases makes a session and its first leases, or neither: where they
-// can't all be issued, or nobody is there any more to get them, the session
-// ends at once.
-func (b *Broker) createWithLeases(r *http.Request, rules *Rules, request string, id *identity.Identity, d policy.Decision, n store.NewSession, asked wants) (*api.Leases, error) {
+// createWithLeases makes a session with its first leases and hands both out, or
+// neither: where the leases can't all be issued, or nobody is there any more to
+// get them, the session ends at once. A retry makes one of its own.
+func (b *Broker) createWithLeases(w http.ResponseWriter, r *http.Request, rules *Rules, request string, id *identity.Identity, d policy.Decision, n store.NewSession, answer api.Token, asked wants) error {
+	refused := func(err error) error {
+		answer := toAPI(err)
+		rec := audit.Record{
+			Request: request, Role: n.Session.Role, Project: n.Session.Project, Issuer: id.Issuer,
+			LeaseName: answer.Lease, Reason: answer.Code,
+		}
+		if rerr := b.recordRefusal(r.Context(), rules, rec, id); rerr != nil {
+			return rerr
+		}
+		return err
+	}
 	g, err := rules.grant(d, asked)
 	if err == nil && len(g.definitions) > d.Role.Limits.Leases {
 		err = store.ErrLimit
 	}
 	if err != nil {
-		answer := toAPI(err)
-		rec := audit.Record{Request: request, Role: n.Session.Role, Project: n.Session.Project, Issuer: id.Issuer, LeaseName: answer.Lease, Reason: answer.Code}
-		if rerr := b.recordRefusal(r.Context(), rules, rec, id); rerr != nil {
-			return nil, rerr
-		}
-		return nil, err
+		return refused(err)
 	}
-	made := false
+	begun, made, given := false, false, false
+	defer func() {
+		if made && !given {
+			b.endUnused(r.Context(), n.Session, request)
+		}
+	}()
 	issued, err := b.engine.Issue(r.Context(), lease.Request{
 		Session: n.Session, Definitions: g.definitions, Vars: g.Vars, Limit: d.Role.Limits.Leases,
 		RequestID: request, PolicyDigest: g.digest,
 		Begin: func(ctx context.Context, leases []store.Lease, entries []store.Entry) error {
+			begun = true
 			n.Leases, n.Entries = leases, append(n.Entries, entries...)
-			err := b.create(ctx, rules, request, id, n)
+			err := b.create(ctx, rules, request, id, n) // which records what it refuses
 			made = err == nil
 			return err
 		},
 	})
 	switch {
-	case err == nil && r.Context().Err() == nil:
-		return b.deliver(issued), nil
-	case err == nil:
-		err = context.Cause(r.Context())
-	case made:
-		err = b.refuseLeases(r, request, n.Session, g, err)
+	case err != nil && made:
+		return b.refuseLeases(r, request, n.Session, g, err)
+	case err != nil && !begun:
+		return refused(err)
+	case err != nil:
+		return err
+	case r.Context().Err() != nil: // there's nobody to give it to
+		return r.Context().Err()
 	}
-	if made {
-		// The next try makes a session of its own.
-		if _, eerr := b.engine.End(r.Context(), n.Session, "unused", request, 0); eerr != nil {
-			b.cfg.Log.WarnContext(r.Context(), "ending a session that nobody got", "session", n.Session.ID, "err", eerr)
-		}
-		b.metrics.ended.WithLabelValues("unused").Inc()
-	}
-	return nil, err
+	answer.Leases = b.deliver(issued)
+	given, err = sendJSON(w, http.StatusOK, answer)
+	return err
 }
 
 // heartbeatSeconds is how often a client is to be heard: a sixth of the time

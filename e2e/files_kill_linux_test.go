@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -41,7 +40,7 @@ func (s *fileSite) startToKill(t *testing.T, flags []string) *killedRun {
 	k := &killedRun{site: s, cmd: cmd, stdin: stdin}
 	k.folder = awaitFile(t, filepath.Join(work, "tell"))
 	for _, pid := range childrenOf(t, cmd.Process.Pid) {
-		if args, err := os.ReadFile(procFile(pid, "cmdline")); err == nil && !bytes.Contains(args, []byte("__guardian")) {
+		if name, err := os.ReadFile(procFile(pid, "comm")); err == nil && string(name) != "runenv-guardian\n" {
 			k.child = pid
 		}
 	}

@@ -269,8 +269,8 @@ func guardianOf(t *testing.T, r *run) int {
 	var pid int
 	harness.Eventually(t, 10*time.Second, "the wrapper has a guardian", func() bool {
 		for _, child := range childrenOf(t, r.cmd.Process.Pid) {
-			args, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(child), "cmdline"))
-			if err == nil && bytes.Equal(args, []byte("runenv\x00__guardian\x00")) {
+			name, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(child), "comm"))
+			if err == nil && string(name) == "runenv-guardian\n" {
 				pid = child
 			}
 		}

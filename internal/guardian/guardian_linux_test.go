@@ -1,41 +1,17 @@
 package guardian
 
 import (
+	"encoding/binary"
 	"errors"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/runenv/action/internal/filesecret"
 )
-
-func TestT31GuardianIsHardened(t *testing.T) {
-	t.Parallel()
-	h := start(t, Config{SessionURL: newBroker(t).URL})
-	dir := "/proc/" + strconv.Itoa(h.process.Pid)
-	limits, err := os.ReadFile(dir + "/limits")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(limits)) {
-		if f := strings.Fields(line); strings.HasPrefix(line, "Max core file size") && f[4] != "1" && f[5] != "0" {
-			t.Errorf("the core limit is %s, want 1", f[4])
-		}
-	}
-	if os.Getuid() != 0 { // root reads everything
-		if _, err := os.ReadFile(dir + "/environ"); err == nil {
-			t.Error("the guardian is dumpable: its /proc entries can be read")
-		}
-	}
-	if args, err := os.ReadFile(dir + "/cmdline"); err == nil && strings.Contains(string(args), endToken) {
-		t.Error("the end token is in the arguments")
-	}
-	if err := h.Done(); err != nil {
-		t.Error(err)
-	}
-}
 
 func folder(t *testing.T) *filesecret.Dir {
 	t.Helper()
@@ -102,8 +78,12 @@ func TestGuardianErasesNothingElse(t *testing.T) {
 	if _, err := os.Stat(dir); err != nil {
 		t.Errorf("the guardian removed %s: %v", dir, err)
 	}
-	if err := start(t, Config{SessionURL: newBroker(t).URL}).Files("/" + strings.Repeat("x", maxPathBytes)); err == nil {
+	h = start(t, Config{SessionURL: newBroker(t).URL})
+	if err := h.Files("/" + strings.Repeat("x", maxPathBytes)); err == nil {
 		t.Error("a path over the limit is taken")
+	}
+	if err := h.Done(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -140,12 +120,81 @@ func TestFoldersThatAreGoneDontCount(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	last := folder(t)
-	if err := h.Files(last.Path()); err != nil {
-		t.Fatal(err)
+	var living []*filesecret.Dir
+	for range maxFolders {
+		d := folder(t)
+		if err := h.Files(d.Path()); err != nil {
+			t.Fatal(err)
+		}
+		living = append(living, d)
+	}
+	if err := h.Files(folder(t).Path()); err == nil {
+		t.Errorf("the guardian takes more than %d folders", maxFolders)
 	}
 	_ = die(t, h)
-	if _, err := os.Lstat(last.Path()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the last folder outlives the wrapper: %v", err)
+	for _, d := range living {
+		if _, err := os.Lstat(d.Path()); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("a folder outlives the wrapper: %v", err)
+		}
 	}
+}
+
+// What a wrapper left that was killed while it wrote.
+func TestT30TornMemory(t *testing.T) {
+	t.Parallel()
+	config, err := encode(wire{SessionURL: "https://broker.example.com/v1/session", EndToken: []byte(endToken)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := append(make([]byte, configAt), config...)
+	place := func(i int, size uint32, path string) {
+		binary.BigEndian.PutUint32(whole[i*placeBytes:], size)
+		copy(whole[i*placeBytes+4:], path)
+	}
+	place(0, 4, "/one")
+	place(1, 0, "/half") // its length would have come last
+	place(3, 6, "/three that was longer")
+	want := []string{"/one", "/three"}
+	for cut := range whole {
+		if c, err := recall(whole[:cut]); err == nil {
+			t.Fatalf("recall of %d of %d bytes = %v, want an error", cut, len(whole), c)
+		}
+	}
+	c, err := recall(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, c.folders); diff != "" || string(c.EndToken) != endToken {
+		t.Errorf("recall = %q, -want +got:\n%s", c.EndToken, diff)
+	}
+	place(2, maxPathBytes+1, "/")
+	if _, err := recall(whole); err == nil {
+		t.Error("recall takes a path that is too long")
+	}
+}
+
+func FuzzRecall(f *testing.F) {
+	config, err := encode(wire{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte{0, 0, 0, 4, '/', 'o', 'n', 'e'}, config)
+	f.Add([]byte{0xff}, config)
+	f.Add([]byte{}, []byte{1})
+	f.Fuzz(func(t *testing.T, places, config []byte) {
+		b := make([]byte, configAt, configAt+len(config))
+		copy(b, places)
+		c, err := recall(append(b, config...))
+		if err != nil {
+			return
+		}
+		if len(c.folders) > maxFolders {
+			t.Errorf("%d folders", len(c.folders))
+		}
+		for _, dir := range c.folders {
+			if dir == "" || len(dir) > maxPathBytes {
+				t.Errorf("a folder of %d bytes", len(dir))
+			}
+		}
+	})
 }

@@ -43,7 +43,7 @@ func TestInheritedFilesAreClosed(t *testing.T) {
 	}
 	var b [1]byte
 	if _, err := r.Read(b[:]); err != io.EOF {
-		t.Errorf("reading a pipe that pid %d may still hold: %v, want EOF", h.process.Pid, err)
+		t.Errorf("reading a pipe that pid %d may still hold: %v, want EOF", pidOf(h), err)
 	}
 	if err := h.Done(); err != nil {
 		t.Error(err)

@@ -1,10 +1,7 @@
-//go:build linux || darwin
-
 package guardian
 
 import (
 	"os"
-	"runtime"
 	"strconv"
 	"syscall"
 
@@ -18,11 +15,7 @@ const rootDir = "/"
 // but whoever waits for their end mustn't wait for the guardian. What this
 // process opened itself is close-on-exec, and stays.
 func closeInherited() {
-	dir := "/dev/fd"
-	if runtime.GOOS == "linux" {
-		dir = "/proc/self/fd" // the other is missing in some containers
-	}
-	entries, _ := os.ReadDir(dir) // best effort
+	entries, _ := os.ReadDir("/dev/fd") // best effort
 	for _, e := range entries {
 		fd, err := strconv.Atoi(e.Name())
 		if err != nil || fd <= 2 {

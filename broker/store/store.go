@@ -151,8 +151,8 @@ type Token struct {
 	Expires time.Time
 	// SameJob allows the token again until Expires, for sessions of the same
 	// Job (reuse: same-job); every use of it must say so. Without it only the
-	// same Thumbprint with the same Body may come again until Expires, which
-	// ends the session made before: a retry after a lost reply.
+	// Thumbprint and Body of its last use may come again until Expires. With or
+	// without it, they end that use's session: a retry after a lost reply.
 	SameJob bool
 	// Body is the hash of the request's body.
 	Body []byte

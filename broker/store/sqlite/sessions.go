@@ -66,19 +66,20 @@ func createSession(c *conn, now time.Time, n store.NewSession) (store.Created, e
 	}
 	var ended string // the session that this retry ends
 	if used != nil {
+		again := used.bool(1) && t.SameJob && used.text(2) == ns.Job
+		retry := (again || !used.bool(1) && !t.SameJob) && used.text(3) == ns.Thumbprint && bytes.Equal(used.bytes(4), t.Body)
 		switch {
 		case !now.Before(used.time(0)):
 			return store.Created{}, store.ErrReplayed
-		case used.bool(1) && t.SameJob && used.text(2) == ns.Job:
-		case !used.bool(1) && !t.SameJob && used.text(3) == ns.Thumbprint && bytes.Equal(used.bytes(4), t.Body):
-			first, err := c.one("SELECT ended_at FROM sessions WHERE id = ?", used.text(5))
+		case retry:
+			last, err := c.one("SELECT ended_at FROM sessions WHERE id = ?", used.text(5))
 			if err != nil {
 				return store.Created{}, err
 			}
-			if first != nil && first.isNull(0) {
+			if last != nil && last.isNull(0) {
 				ended = used.text(5)
 			}
-		default:
+		case !again:
 			return store.Created{}, store.ErrReplayed
 		}
 	}
@@ -109,7 +110,7 @@ func createSession(c *conn, now time.Time, n store.NewSession) (store.Created, e
 		err = c.exec("INSERT INTO tokens (issuer, jti, expires, same_job, job, thumbprint, body, session) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
 			t.Issuer, t.JTI, t.Expires, t.SameJob, ns.Job, ns.Thumbprint, t.Body, ns.ID)
 	} else {
-		err = c.exec("UPDATE tokens SET session = ? WHERE issuer = ? AND jti = ?", ns.ID, t.Issuer, t.JTI)
+		err = c.exec("UPDATE tokens SET thumbprint = ?, body = ?, session = ? WHERE issuer = ? AND jti = ?", ns.Thumbprint, t.Body, ns.ID, t.Issuer, t.JTI)
 	}
 	if err != nil {
 		return store.Created{}, err

@@ -22,7 +22,7 @@ var t0 = time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.UTC)
 // Run tests the stores that open returns, which are empty and each for one
 // test. The tests close them.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
-	groups := []map[string]func(*world){sessionTests, endTests, leaseTests, replaceTests, claimTests, auditTests, upkeepTests, raceTests}
+	groups := []map[string]func(*world){sessionTests, beginTests, endTests, leaseTests, replaceTests, claimTests, auditTests, upkeepTests, raceTests}
 	for _, group := range groups {
 		for name, test := range group {
 			t.Run(name, func(t *testing.T) {

@@ -67,6 +67,11 @@ type Config struct {
 	Wait func(context.Context, time.Duration) error
 	// Log gets what is tried again, at level debug; nil means nowhere.
 	Log *slog.Logger
+	// Waiting, unless nil, is called when an exchange has been sent, at each try:
+	// the broker has work then, and this process has none. It runs beside the
+	// wait. A Transport of the caller's may not tell of what it has sent; then
+	// it isn't called.
+	Waiting func()
 }
 
 // A Client talks to one broker. It is safe for concurrent use.
@@ -77,6 +82,7 @@ type Client struct {
 	now    func() time.Time
 	wait   func(context.Context, time.Duration) error
 	log    *slog.Logger
+	sent   func()
 
 	mu         sync.Mutex
 	discovered bool // the broker has named its URL
@@ -109,6 +115,7 @@ func New(cfg Config) (*Client, error) {
 		now:    cfg.Now,
 		wait:   cfg.Wait,
 		log:    cfg.Log,
+		sent:   cfg.Waiting,
 		http: &http.Client{
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

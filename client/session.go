@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
@@ -122,8 +123,12 @@ func (c *Client) exchange(ctx context.Context, cl call, role string, form url.Va
 		return body, nil
 	}
 	cl.authorize = func(r *http.Request) error { return p.prove(r, secret.Value{}) }
+	sending := ctx
+	if c.sent != nil {
+		sending = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { go c.sent() }})
+	}
 	var answer api.Token
-	err = c.do(ctx, cl, &answer)
+	err = c.do(sending, cl, &answer)
 	if refused, ok := errors.AsType[*Error](err); ok && refused.Refusal.Code == api.CodeInvalidRequest {
 		refused.hint = token.audienceHint()
 	}
@@ -289,7 +294,7 @@ func encodeRequest(request api.LeaseRequest) ([]byte, error) {
 
 // usable are the leases of an answer, once they are known to be.
 func usable(answer *api.Leases) ([]api.Lease, error) {
-	if answer == nil {
+	if answer == nil || len(answer.Leases) == 0 { // all or none, and all are never none
 		return nil, errors.New("leasing: the answer has no leases")
 	}
 	cleanLeases(answer.Leases)

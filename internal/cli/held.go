@@ -43,45 +43,44 @@ type held struct {
 	keeper atomic.Pointer[endpoint.Keeper]
 }
 
-// started is a guardian on its way, beside the exchange.
-type started struct {
+// A standby starts a guardian, and makes ready for the command, while this
+// process waits for the broker.
+type standby struct {
+	p        *process
+	once     sync.Once
 	guardian *guardian.Handle
 	err      error
 }
 
-func startGuardian() <-chan started {
-	c := make(chan started, 1)
-	go func() {
-		g, err := guardian.Start("")
-		c <- started{g, err}
-	}()
-	return c
+// start does so once; whoever calls it later waits until it is done.
+func (g *standby) start() {
+	g.once.Do(func() {
+		if g.guardian, g.err = guardian.Start(""); g.err == nil {
+			g.p.prepare()
+		}
+	})
 }
 
 // dismiss lets go of a guardian that got no session.
-func dismiss(starting <-chan started) {
-	if starting == nil {
-		return
-	}
-	if g := <-starting; g.err == nil {
+func (g *standby) dismiss() {
+	g.once.Do(func() {}) // it isn't to be started any more
+	if g.guardian != nil {
 		_ = g.guardian.Done() // it had nothing to do
 	}
 }
 
 // hold sees to it that the session ends if we are killed, and that it lives
-// until then. It comes before the first lease. A nil starting is no guardian.
-func (a *app) hold(p *process, s *client.Session, o *runOptions, ca []byte, starting <-chan started) *held {
+// until then.
+func (a *app) hold(p *process, s *client.Session, o *runOptions, ca []byte, g *standby) *held {
 	h := &held{
 		p: p, session: s, kept: make(chan struct{}),
 		anew: o.watchRestart,
 	}
-	if starting == nil {
+	if o.local != nil {
 		h.unended = "the broker is in this process: what it issued runs out by itself"
 	} else {
-		h.guard(<-starting, guardian.Config{SessionURL: s.EndURL(), EndToken: s.EndToken(), CAPEM: a.guardianCA(ca)})
-	}
-	if h.guardian != nil && len(p.command) > 0 && !p.detach {
-		p.prepare()
+		g.start()
+		h.guard(g, guardian.Config{SessionURL: s.EndURL(), EndToken: s.EndToken(), CAPEM: a.guardianCA(ca)})
 	}
 	p.log.Debug("session open", "session", s.ID(), "hard_end", s.HardEnd())
 	ctx, release := context.WithCancel(context.Background())
@@ -107,7 +106,7 @@ func (a *app) hold(p *process, s *client.Session, o *runOptions, ca []byte, star
 }
 
 // guard hands the session to the guardian.
-func (h *held) guard(g started, cfg guardian.Config) {
+func (h *held) guard(g *standby, cfg guardian.Config) {
 	err := g.err
 	if err == nil {
 		err = g.guardian.Guard(cfg)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -27,22 +28,23 @@ const exchangeGrace = time.Second
 // process is this process from its first signal to its last: before, while
 // and after its one child runs.
 type process struct {
-	env       Env
-	command   []string
-	dir       string // the command's; "" is ours
-	log       *slog.Logger
-	say       *printer
-	terminal  bool
-	board     switchboard
-	preparing bool
-	detach    bool // what the command leaves running lives on
-	forward   chan os.Signal
-	ended     atomic.Int64 // signals that mean an end, while the command ran
-	close     func()
+	env      Env
+	command  []string
+	dir      string // the command's; "" is ours
+	log      *slog.Logger
+	say      *printer
+	terminal bool
+	board    switchboard
+	detach   bool // what the command leaves running lives on
+	forward  chan os.Signal
+	ended    atomic.Int64 // signals that mean an end, while the command ran
+	close    func()
 
 	begun     chan struct{} // closed once a token may come: see begin
 	listening chan struct{} // closed once all signals come
-	prepared  chan *proc.Prepared
+
+	preparing sync.Mutex
+	prepared  *proc.Prepared // nil if nothing is, or somebody took it
 
 	// starting is done at the first signal that comes before the child,
 	// exchanging a little later, and ending at the second one after it.
@@ -67,7 +69,6 @@ func (a *app) newProcess(command []string, o runOptions) *process {
 
 		begun:     make(chan struct{}),
 		listening: make(chan struct{}),
-		prepared:  make(chan *proc.Prepared, 1),
 	}
 	p.starting, p.abort = context.WithCancelCause(context.Background())
 	p.exchanging, p.cutOff = context.WithCancelCause(context.Background())
@@ -83,20 +84,24 @@ func (a *app) newProcess(command []string, o runOptions) *process {
 	return p
 }
 
-// prepare makes ready for the command beside what is waited for. No process is
-// to be started after it but the command.
+// prepare makes ready for the command, if there is one. No process is to be
+// started after it but the command.
 func (p *process) prepare() {
-	p.preparing = true
-	go func() { p.prepared <- proc.Prepare() }()
+	if len(p.command) == 0 || p.detach {
+		return
+	}
+	p.preparing.Lock()
+	defer p.preparing.Unlock()
+	p.prepared = proc.Prepare()
 }
 
 // takePrepared is nil where nothing was made ready, or somebody took it.
 func (p *process) takePrepared() *proc.Prepared {
-	if !p.preparing {
-		return nil
-	}
-	p.preparing = false
-	return <-p.prepared
+	p.preparing.Lock()
+	defer p.preparing.Unlock()
+	ready := p.prepared
+	p.prepared = nil
+	return ready
 }
 
 // unprepare takes back what was made ready.

@@ -217,7 +217,8 @@ func (a *app) run(o runOptions, command []string) error {
 	if err != nil {
 		return err
 	}
-	c, ca, err := a.client(p, &o, source)
+	g := &standby{p: p}
+	c, ca, err := a.client(p, &o, source, g.start)
 	if err != nil {
 		return err
 	}
@@ -229,34 +230,30 @@ func (a *app) run(o runOptions, command []string) error {
 		}
 		return a.explain(p, s, &o)
 	}
-	h, leases, err := a.open(p, &o, c, ca)
+	h, leases, err := a.open(p, &o, c, ca, g)
 	if err != nil {
 		return err
 	}
 	return a.inSession(p, h, leases, &o)
 }
 
-// open makes the session with its leases, and beside that starts a guardian.
-func (a *app) open(p *process, o *runOptions, c *client.Client, ca []byte) (*held, []api.Lease, error) {
-	var starting <-chan started
-	if o.local == nil {
-		starting = startGuardian()
-	}
+// open makes the session with its leases.
+func (a *app) open(p *process, o *runOptions, c *client.Client, ca []byte, g *standby) (*held, []api.Lease, error) {
 	var leases []api.Lease
 	s, err := p.open(func(ctx context.Context) (s *client.Session, err error) {
 		s, leases, err = c.ExchangeAndLease(ctx, o.role, o.leaseRequest())
 		return s, err
 	})
 	if err != nil {
-		dismiss(starting)
+		g.dismiss()
 		return nil, nil, err
 	}
-	return a.hold(p, s, o, ca, starting), leases, nil
+	return a.hold(p, s, o, ca, g), leases, nil
 }
 
-// client makes the broker's client. It returns the CA that vouches for the
-// broker, if one was named.
-func (a *app) client(p *process, o *runOptions, source ci.Source) (c *client.Client, ca []byte, err error) {
+// client makes the broker's client. While it waits for an exchange it calls
+// waiting. It returns the CA that vouches for the broker, if one was named.
+func (a *app) client(p *process, o *runOptions, source ci.Source, waiting func()) (c *client.Client, ca []byte, err error) {
 	if err := o.complete(); err != nil {
 		return nil, nil, err
 	}
@@ -264,6 +261,9 @@ func (a *app) client(p *process, o *runOptions, source ci.Source) (c *client.Cli
 		return nil, nil, err
 	}
 	cfg := client.Config{URL: o.broker, Source: begunSource{p, source}, CAPEM: ca, Log: p.log, Wait: p.wait}
+	if o.local == nil && !o.explain {
+		cfg.Waiting = waiting
+	}
 	switch {
 	case o.local != nil:
 		if cfg.Transport, err = o.local.Open(source); err != nil {

@@ -159,11 +159,12 @@ func (a *app) valuesToFind(p *process, o *scanCommandOptions) ([]needle.Secret, 
 	if err != nil {
 		return nil, err
 	}
-	c, ca, err := a.client(p, &o.runOptions, source)
+	g := &standby{p: p}
+	c, ca, err := a.client(p, &o.runOptions, source, g.start)
 	if err != nil {
 		return nil, err
 	}
-	held, leases, err := a.open(p, &o.runOptions, c, ca)
+	held, leases, err := a.open(p, &o.runOptions, c, ca, g)
 	if err != nil {
 		return nil, err
 	}

@@ -47,7 +47,7 @@ const (
 )
 
 // Features are what discovery announces beyond the base.
-var features = []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces", "files", "report", "explain"}
+var features = []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces", "files", "report", "explain", "leases-at-exchange"}
 
 // Rules are what the broker's file says, compiled. They are swapped whole when
 // the file is loaded again.

@@ -67,3 +67,33 @@ func TestClient(t *testing.T) {
 		t.Errorf("%d leases and %d tokens live on in Vault", r.vault.Leases(), r.vault.Tokens())
 	}
 }
+
+// So do they where session and leases are one request.
+func TestClientExchangeAndLease(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c, err := client.New(client.Config{URL: r.url, Now: r.clock.Now, Source: source(func(audience string) string {
+		return r.github.Sign(r.github.GitHub(audience))
+	})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	s, leases, err := c.ExchangeAndLease(ctx, "prod", api.LeaseRequest{})
+	if err != nil || names(leases) != "npm db" || string(leases[0].Env[0].Value.Reveal()) != canary {
+		t.Fatalf("leases = %v, %v", names(leases), err)
+	}
+	more, err := s.Lease(ctx, "db")
+	if err != nil || names(more) != "db" {
+		t.Errorf("more leases = %v, %v", names(more), err)
+	}
+	ended, err := s.End(ctx)
+	if err != nil || len(ended.Leases) != 3 || r.vault.Leases() != 0 || r.vault.Tokens() != 0 {
+		t.Errorf("end = %+v, %v; %d leases and %d tokens live on in Vault", ended, err, r.vault.Leases(), r.vault.Tokens())
+	}
+	_, _, err = c.ExchangeAndLease(ctx, "prod", api.LeaseRequest{Leases: []string{"db", "secret-lease"}})
+	refused, ok := errors.AsType[*client.Error](err)
+	if !ok || refused.Refusal.Code != api.CodeAccessDenied || refused.Refusal.Lease != "secret-lease" || refused.Refusal.Claims["run_id"] == nil {
+		t.Errorf("another role's lease = %v", err)
+	}
+}

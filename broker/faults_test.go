@@ -246,7 +246,7 @@ func TestDiscovery(t *testing.T) {
 	if err := json.Unmarshal(a.body, &d); err != nil || a.status != http.StatusOK {
 		t.Fatalf("discovery = %v (%v)", a, err)
 	}
-	want := api.Discovery{Issuer: r.url, TokenEndpoint: r.url + api.PathToken, Version: "test", Features: []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces", "files", "report", "explain"}, AuditKey: d.AuditKey}
+	want := api.Discovery{Issuer: r.url, TokenEndpoint: r.url + api.PathToken, Version: "test", Features: []string{"dpop", "heartbeat", "watch", "renew", "references", "replaces", "files", "report", "explain", "leases-at-exchange"}, AuditKey: d.AuditKey}
 	if diff := cmp.Diff(want, d); diff != "" || !strings.HasPrefix(d.AuditKey, "broker.test+") {
 		t.Errorf("discovery: %s, audit key %q", diff, d.AuditKey)
 	}

@@ -33,6 +33,7 @@ func FuzzTokenForm(f *testing.F) {
 	f.Add("grant_type=x&subject_token=a.b.c", formType)
 	f.Add(form("e30.e30.", "prod").Encode(), formType)
 	f.Add(form("a", "prod").Encode()+"&audience=odd", formType)
+	f.Add(formWith("e30.e30.", "prod", "{}")+"&leases=", formType)
 	f.Add(strings.Repeat("&", api.MaxTokenRequest+1), formType)
 	f.Add("%zz;=", formType+"; charset=\"x")
 	f.Add("{}", "application/json")
@@ -49,6 +50,45 @@ func FuzzTokenForm(f *testing.F) {
 		}
 		if n := len(r.entries()); n != 0 {
 			t.Fatalf("%d entries of what nobody signed", n)
+		}
+	})
+}
+
+// FuzzLeasesParameter sends any leases with a genuine exchange. Either a session
+// comes of it that holds nothing but the role's, or a refusal and no session,
+// of which at most one record tells.
+func FuzzLeasesParameter(f *testing.F) {
+	f.Add(`{}`)
+	f.Add(`{"leases":["npm"],"references":[{"ref":"vault://secret/x#y","variable":"X"}],"replaces":["l-x"]}`)
+	f.Add(`{"leases":["secret-lease"]}`)
+	f.Add(`{"leases":["npm"],"references":[{"ref":"vault://secret/x","variable":"X_*"},{"ref":"aws-sm://x#","variable":"_FILE"}]}`)
+	r := newRig(f)
+	k := newKey(f)
+	f.Fuzz(func(t *testing.T, leases string) {
+		r.clock.add(1e9) // no limit is under test
+		req := httptest.NewRequest(http.MethodPost, r.url+api.PathToken, strings.NewReader(formWith(r.jobToken(), "prod", leases)))
+		req.Header.Set("Content-Type", formType)
+		req.Header.Set(api.HeaderDPoP, r.proof(k, http.MethodPost, api.PathToken, "").String())
+		rec := httptest.NewRecorder()
+		r.broker.Handler().ServeHTTP(rec, req)
+		var got api.Token
+		if rec.Code == http.StatusOK {
+			if err := json.Unmarshal(rec.Body.Bytes(), &got); err != nil || got.Leases == nil || len(got.Leases.Leases) == 0 {
+				t.Fatalf("answer without leases: %v", err)
+			}
+			for _, l := range got.Leases.Leases {
+				if l.Name != "npm" && l.Name != "db" {
+					t.Errorf("a lease %q", l.Name)
+				}
+			}
+			return
+		}
+		var refused api.Error
+		if rec.Code < 400 || rec.Code > 413 || rec.Body.Len() > 4<<10 || json.Unmarshal(rec.Body.Bytes(), &refused) != nil {
+			t.Fatalf("answer = %d %s, want a refusal", rec.Code, rec.Body)
+		}
+		if told := events(r.audited(refused.RequestID)); told != "" && told != "session.refused("+refused.Code+")" {
+			t.Errorf("the audit log tells of the refusal %q", told)
 		}
 	})
 }

@@ -318,6 +318,10 @@ func (b *Broker) createWithLeases(w http.ResponseWriter, r *http.Request, rules 
 		if rerr := b.recordRefusal(r.Context(), rules, rec, id); rerr != nil {
 			return rerr
 		}
+		if answer.Code == api.CodeAccessDenied {
+			answer.Claims = id.Claims()
+			return &refusal{answer, errors.Unwrap(err)}
+		}
 		return err
 	}
 	g, err := rules.grant(d, asked)

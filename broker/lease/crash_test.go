@@ -104,11 +104,20 @@ const (
 	expiring     = "under a login that only expires"
 	stored       = "a stored value"
 	replacingOld = "replacing"
+	// Of these the session begins with its leases.
+	together       = "found by its marker, with the session"
+	togetherLogin  = "under a login that only expires, with the session"
+	togetherStored = "a stored value, with the session"
 )
+
+func begins(kind string) bool {
+	return kind == together || kind == togetherLogin || kind == togetherStored
+}
 
 func crashDefinition(r *rig, kind string) lease.Definition {
 	return r.def("x", map[string]providers.Revocability{
 		byMarker: providers.Revocable, expiring: providers.Expires, stored: providers.Static, replacingOld: providers.Expires,
+		together: providers.Revocable, togetherLogin: providers.Expires, togetherStored: providers.Static,
 	}[kind])
 }
 
@@ -134,11 +143,11 @@ func crashRig(t *testing.T, dir, kind string) *rig {
 	r.store, r.verbs = st, st
 	back := folder{filepath.Join(dir, "back"), r.time.Now}
 	switch kind {
-	case byMarker:
+	case byMarker, together:
 		r.provider = back
-	case expiring, replacingOld:
+	case expiring, togetherLogin, replacingOld:
 		r.provider = withLogins{expireOnlyFolder{back}}
-	case stored:
+	case stored, togetherStored:
 		r.provider = plain{back}
 	}
 	r.engine = r.newEngine()
@@ -152,7 +161,11 @@ func TestCrashChild(t *testing.T) {
 		return
 	}
 	r := crashRig(t, dir, kind)
-	s := r.session()
+	n := r.newSession()
+	s := n.Session
+	if !begins(kind) {
+		r.create(n)
+	}
 	note := func(name, text string) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -170,6 +183,9 @@ func TestCrashChild(t *testing.T) {
 	t.Setenv("RUNENV_CRASH_AT", point)
 	req := r.request(s, d)
 	req.Replaces = replaces
+	if begins(kind) {
+		req.Begin = r.begin(n)
+	}
 	_, _ = r.engine.Issue(t.Context(), req)
 	r.end(s)
 	t.Fatalf("it didn't die at %s", point)
@@ -184,6 +200,10 @@ func TestT14CrashAtEachStep(t *testing.T) {
 		expiring:     {"intended", "logged-in", "login-recorded", "issued", "active", "session-ended"},
 		stored:       {"read", "active", "session-ended"},
 		replacingOld: {"intended", "issued", "active"},
+
+		together:       {"intended", "issued", "active", "session-ended", "leases-revoked"},
+		togetherLogin:  {"intended", "logged-in", "login-recorded", "issued", "active", "session-ended"},
+		togetherStored: {"read", "active", "session-ended"},
 	} {
 		for _, point := range points {
 			t.Run(kind+"/"+point, func(t *testing.T) {
@@ -209,6 +229,13 @@ func crashAt(t *testing.T, kind, point string) {
 	}
 	r := crashRig(t, dir, kind)
 	s, err := r.store.Session(t.Context(), noted(t, dir, "session"))
+	if kind == togetherStored && point == "read" {
+		// Neither was there yet, and nothing was handed out.
+		if !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("the session is %+v, %v, want none", s, err)
+		}
+		return
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +259,7 @@ func crashAt(t *testing.T, kind, point string) {
 	for name, until := range left(t, filepath.Join(dir, "back"), r.time.Now()) {
 		what, marker, _ := strings.Cut(name, "-")
 		i := slices.IndexFunc(rows, func(row store.Lease) bool { return row.Marker == marker })
-		if i < 0 || kind == byMarker {
+		if i < 0 || kind == byMarker || kind == together {
 			t.Errorf("%s is left", name)
 			continue
 		}
@@ -240,7 +267,7 @@ func crashAt(t *testing.T, kind, point string) {
 			t.Errorf("%s lives until %v, and its row is %s and dies by %v", name, until, row.State, row.DiesBy)
 		}
 	}
-	if kind == stored {
+	if kind == stored || kind == togetherStored {
 		disclosed := slices.Contains(r.entries(s.ID), "lease.disclosed")
 		if disclosed != (point != "read") || disclosed != (r.states(s) == "x=disclosed") {
 			t.Errorf("rows are %q, the log says %v", r.states(s), r.entries(s.ID))

@@ -342,20 +342,39 @@ func (r *rig) def(name string, kind providers.Revocability) lease.Definition {
 
 func (r *rig) session() store.Session {
 	r.t.Helper()
+	n := r.newSession()
+	r.create(n)
+	return n.Session
+}
+
+// newSession is one that isn't made yet.
+func (r *rig) newSession() store.NewSession {
 	now := r.time.Now()
 	id := lease.NewID("s")
-	s := store.Session{
-		ID: id, Role: "prod", Issuer: "github", Job: id, Thumbprint: "thumb", AccessHash: []byte("a" + id), EndHash: []byte("e" + id),
-		Claims: []byte("{}"), CreatedAt: now, HardEnd: now.Add(2 * time.Hour), HeartbeatTimeout: 3 * time.Minute, Deadline: now.Add(3 * time.Minute),
-	}
-	_, err := r.store.CreateSession(r.t.Context(), now, store.NewSession{
-		Session: s, Limit: 4, Proof: r.proof(), EndedEntry: store.Entry{Event: "session.ended", Body: []byte("{}")},
+	return store.NewSession{
+		Session: store.Session{
+			ID: id, Role: "prod", Issuer: "github", Job: id, Thumbprint: "thumb", AccessHash: []byte("a" + id), EndHash: []byte("e" + id),
+			Claims: []byte("{}"), CreatedAt: now, HardEnd: now.Add(2 * time.Hour), HeartbeatTimeout: 3 * time.Minute, Deadline: now.Add(3 * time.Minute),
+		},
+		Limit: 4, Proof: r.proof(), EndedEntry: store.Entry{Event: "session.ended", Body: []byte("{}")},
 		Token: store.Token{Issuer: "github", JTI: id, Expires: now.Add(5 * time.Minute), Body: []byte("b")},
-	})
-	if err != nil {
+	}
+}
+
+func (r *rig) create(n store.NewSession) {
+	r.t.Helper()
+	if _, err := r.store.CreateSession(r.t.Context(), n.Session.CreatedAt, n); err != nil {
 		r.t.Fatal(err)
 	}
-	return s
+}
+
+// begin makes the session together with its leases.
+func (r *rig) begin(n store.NewSession) func(context.Context, []store.Lease, []store.Entry) error {
+	return func(ctx context.Context, leases []store.Lease, entries []store.Entry) error {
+		n.Leases, n.Entries = leases, entries
+		_, err := r.store.CreateSession(ctx, r.time.Now(), n)
+		return err
+	}
 }
 
 func (r *rig) proof() store.Proof {

@@ -147,6 +147,16 @@ func (s *sleeper) pages(from, to uintptr) span {
 	return span{from &^ (s.page - 1), (to + s.page - 1) &^ (s.page - 1)}
 }
 
+// cleanStack overwrites the stack that a fork called next uses: other calls, and
+// goroutines before this one, left there what they did.
+//
+//go:noinline
+func cleanStack() {
+	var b [2 * stackUse]byte
+	clear(b[:])
+	runtime.KeepAlive(&b)
+}
+
 // fork makes the process. From beforeFork on, parent and child may neither
 // allocate nor grow their stack, and the runtime blocks all signals.
 //

@@ -11,12 +11,13 @@
 //
 // The guardian is the same program in another mode (see [IsGuardian]). On Linux
 // it is that only once it is needed: until then a fork of the wrapper sleeps
-// there, a process that was never started anew, since that would take a third
-// of the time that RunEnv adds to a command. It has given back all memory but
-// the program's own and the part of one stack that it uses. So nothing that the
-// wrapper knew when it forked is left in it, nor the environment. It is closed
-// to debuggers, dumps no core, has no file of the wrapper's open, and answers
-// no signal but KILL and STOP.
+// there, in which no program was started, since that takes five times as long.
+// It has given back the heap, and of the stack all but the part that it uses,
+// and keeps its configuration outside of both: nothing that the wrapper knew
+// when it forked is left in it, nor the environment. It is closed to debuggers,
+// dumps no core, has no file of the wrapper's open, and heeds no signal but KILL
+// and STOP. What isn't Go's memory (a C library's, a mapping of one's own) it
+// does keep: no value may lie there before [Start].
 //
 // The configuration crosses a pipe, on Linux memory that these two processes
 // share; nothing of it is in an argument, the environment or a file on a disk.

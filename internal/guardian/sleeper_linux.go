@@ -71,6 +71,7 @@ func fork(path string) (*Handle, error) {
 	h := &Handle{life: life[1], memory: memory}
 	s, free, err := newSleeper(life[0], memory, exe)
 	if err == nil {
+		cleanStack()
 		syscall.ForkLock.Lock()
 		pid, errno := s.fork()
 		syscall.ForkLock.Unlock()

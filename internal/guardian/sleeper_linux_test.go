@@ -78,7 +78,9 @@ func TestT31SleeperKnowsNothing(t *testing.T) {
 		})
 		<-ready
 	}
-	h := start(t, Config{SessionURL: newBroker(t).URL})
+	cfg := Config{SessionURL: newBroker(t).URL}
+	leaveOnStack(canary)
+	h := start(t, cfg)
 	self := &Handle{pid: os.Getpid()}
 	if os.Getuid() == 0 {
 		if n := copies(t, self, canary); n < len(known) {
@@ -97,6 +99,17 @@ func TestT31SleeperKnowsNothing(t *testing.T) {
 	if err := h.Done(); err != nil {
 		t.Error(err)
 	}
+}
+
+// leaveOnStack does what any call may that handles a value.
+//
+//go:noinline
+func leaveOnStack(what []byte) {
+	var local [6000]byte
+	for i := 0; i < len(local); i += len(what) {
+		copy(local[i:], what)
+	}
+	runtime.KeepAlive(&local)
 }
 
 // copies counts what in all memory of a process.

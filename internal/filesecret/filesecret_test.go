@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -292,6 +293,44 @@ func TestT30SweepTellsLiveFromStale(t *testing.T) {
 	for path, want := range map[string]bool{stale: false, old: false, young: true, filepath.Join(live.Path(), "token"): true} {
 		if _, err := os.Lstat(path); (err == nil) != want {
 			t.Errorf("%s is there: %v, want %v", path, err == nil, want)
+		}
+	}
+}
+
+// A folder is made while other runs look for what was left.
+func TestMadeBesideSweepers(t *testing.T) {
+	t.Parallel()
+	base := memory(t)
+	var sweepers sync.WaitGroup
+	defer sweepers.Wait()
+	done := make(chan struct{})
+	defer close(done)
+	for range 3 {
+		sweepers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+					_, _ = filesecret.Sweep(inside(base))
+				}
+			}
+		})
+	}
+	for i := range 300 {
+		d, err := filesecret.Open(inside(base))
+		if err != nil {
+			t.Fatalf("folder %d: %v", i, err)
+		}
+		path, err := d.Write("token", []byte("live"))
+		if err != nil {
+			t.Fatalf("folder %d: %v", i, err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("folder %d: %v", i, err)
+		}
+		if err := d.Remove(); err != nil {
+			t.Errorf("folder %d: %v", i, err)
 		}
 	}
 }

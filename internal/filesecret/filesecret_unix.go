@@ -51,7 +51,12 @@ func (d *Dir) make() (err error) {
 		return err
 	}
 	d.lock = os.NewFile(uintptr(fd), lockName)
-	return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	for {
+		// A sweep that looks whether the directory lives holds it for a moment.
+		if err := unix.Flock(fd, unix.LOCK_EX); err != unix.EINTR {
+			return err
+		}
+	}
 }
 
 // openDir opens a directory of this user; a private one, nobody else may enter.

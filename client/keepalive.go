@@ -23,7 +23,7 @@ const (
 
 	// watchAfter is how long a session must have lived to be worth a stream:
 	// most commands are over by then, and nothing is renewed so soon.
-	watchAfter        = time.Second
+	watchAfter        = 250 * time.Millisecond
 	watchFirstRetry   = time.Second
 	watchMostRetry    = 30 * time.Second
 	watchOpenTimeout  = 15 * time.Second
@@ -41,9 +41,9 @@ func (e *EndedError) Error() string {
 }
 
 // KeepAlive keeps the session alive until ctx is done, and then returns nil.
-// It sends heartbeats at the interval that the broker wants and, from its
-// second second on, holds the broker's stream of events open; on, unless nil, is called with each event
-// that concerns a lease (api.EventRenewed, api.EventExpiring), one at a time. It
+// It sends heartbeats at the interval that the broker wants and, once the session
+// is a quarter of a second old, holds the broker's stream of events open; on,
+// unless nil, is called with each event that concerns a lease (api.EventRenewed, api.EventExpiring), one at a time. It
 // may take its time and call [Session.Renew]: heartbeats don't wait for it. If the broker ends the session,
 // KeepAlive returns an [*EndedError]; whatever else goes wrong it tries again.
 func (s *Session) KeepAlive(ctx context.Context, on func(api.Event)) error {
@@ -201,6 +201,8 @@ func (s *Session) stream(ctx context.Context, on func(api.Event)) (opened bool, 
 			return true, nil, errors.New("a line that isn't an event")
 		}
 		switch {
+		case event.Event == api.EventHello:
+			s.c.log.DebugContext(ctx, "the broker's stream is open")
 		case event.Event == api.EventEnded:
 			return true, &EndedError{clean(event.Reason)}, nil
 		case event.Lease != nil && on != nil:

@@ -42,7 +42,7 @@ func keep(t *testing.T, cfg clienttest.Config) *kept {
 		URL:    k.URL,
 		Source: &source{now: time.Now, lives: []time.Duration{time.Hour}},
 		Wait: func(ctx context.Context, d time.Duration) error {
-			if d == time.Second { // before the stream: waits after failures have jitter
+			if d == 250*time.Millisecond { // before the stream: waits after failures are longer
 				return nil
 			}
 			k.waiting <- d

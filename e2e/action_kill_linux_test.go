@@ -72,6 +72,7 @@ func (s *site) endsOfSteps(t *testing.T, as *syscall.Credential) {
 		{"cancelled", 24, `trap '' INT; while :; do read -r line <"$GATE"; done`, s.cancelsStep},
 		{"cancelled on an old Node", 20, `trap '' INT; while :; do read -r line <"$GATE"; done`, s.cancelsStep},
 		{"the runner killed with all below it", 24, `read -r line <"$GATE"`, func(t *testing.T, r *run) {
+			r.streams(t)
 			act := r.cmd.Process.Pid
 			for _, pid := range append([]int{act}, descendants(t, act)...) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -82,7 +83,7 @@ func (s *site) endsOfSteps(t *testing.T, as *syscall.Credential) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			r := s.migrates(t, workflow{as: as, node: c.node, steps: "- uses: actions/checkout@v4\n" + strings.ReplaceAll(migrateStep, `read -r line <"$GATE"`, c.script) + dumpStep})
+			r := s.migrates(t, workflow{as: as, node: c.node, env: []string{"RUNNER_DEBUG=1"}, steps: "- uses: actions/checkout@v4\n" + strings.ReplaceAll(migrateStep, `read -r line <"$GATE"`, c.script) + dumpStep})
 			s.alive(t, r)
 			scanner := harness.NewScanner(t, harness.Canary{Name: "leased user", Value: r.user}, harness.Canary{Name: "leased password", Value: r.password})
 			look := func(when string) {

@@ -118,8 +118,9 @@ func TestGitLabJob(t *testing.T) {
 	})
 	t.Run("T30 runner killed with all below it", func(t *testing.T) {
 		t.Parallel()
-		r := s.gitlab(t, holdGitLab)
+		r := s.gitlab(t, strings.Replace(holdGitLab, "runenv run", "runenv run --debug", 1))
 		r.listen(t)
+		r.streams(t)
 		s.alive(t, r)
 		for _, pid := range append([]int{r.cmd.Process.Pid}, descendants(t, r.cmd.Process.Pid)...) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)

@@ -88,7 +88,8 @@ func (s *site) endsOfRuns(t *testing.T, as *syscall.Credential) {
 	})
 	t.Run("wrapper and guardian killed", func(t *testing.T) {
 		t.Parallel()
-		r := s.start(t, order{script: tell + hold, as: as})
+		r := s.start(t, order{script: tell + hold, flags: []string{"--debug"}, as: as})
+		r.streams(t)
 		kill(t, guardianOf(t, r))
 		r.signal(t, syscall.SIGKILL)
 		s.gone(t, r, 35*time.Second, "the kill")

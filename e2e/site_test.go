@@ -428,6 +428,15 @@ func (s *site) alive(t *testing.T, r *run) {
 	}
 }
 
+// streams waits until the broker would see at once that the run is no more. The
+// run logs what it does.
+func (r *run) streams(t *testing.T) {
+	t.Helper()
+	harness.Eventually(t, 10*time.Second, "the broker's stream is open", func() bool {
+		return strings.Contains(r.stderr.String()+r.stdout.String(), "the broker's stream is open")
+	})
+}
+
 // gone waits until the run's user is no more.
 func (s *site) gone(t *testing.T, r *run, within time.Duration, since string) {
 	t.Helper()

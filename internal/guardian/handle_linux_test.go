@@ -20,14 +20,14 @@ func hangUp(t *testing.T, h *Handle) {
 // awaitDeath returns when the guardian is dead, and leaves its status.
 func awaitDeath(t *testing.T, h *Handle) {
 	t.Helper()
-	await(t, h, func() { _ = unix.Waitid(unix.P_PID, h.pid, nil, unix.WEXITED|unix.WNOWAIT, nil) })
+	await(t, h, func() { _ = unix.Waitid(unix.P_PID, h.pid, nil, unix.WEXITED|unix.WNOWAIT|unix.WALL, nil) })
 }
 
 // exitCode takes the status: Done isn't to be called after it.
 func exitCode(t *testing.T, h *Handle) int {
 	t.Helper()
 	var status unix.WaitStatus
-	await(t, h, func() { _, _ = unix.Wait4(h.pid, &status, 0, nil) })
+	await(t, h, func() { _, _ = unix.Wait4(h.pid, &status, unix.WALL, nil) })
 	return status.ExitStatus()
 }
 

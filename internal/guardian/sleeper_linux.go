@@ -255,7 +255,7 @@ func (h *Handle) gone() bool {
 
 func (h *Handle) reap(options int) (pid int, err error) {
 	for {
-		if pid, err = unix.Wait4(h.pid, nil, options, nil); err != unix.EINTR {
+		if pid, err = unix.Wait4(h.pid, nil, options|unix.WALL, nil); err != unix.EINTR {
 			return pid, err
 		}
 	}

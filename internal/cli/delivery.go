@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -34,7 +35,7 @@ type delivery struct {
 	leases  []api.Lease     // that the command gets
 	secrets []redact.Secret // of these and of all that they replaced
 	hiding  *redact.Redactor
-	warned  map[string]bool // leases with a value too short to hide
+	warned  map[string]bool // leases of which a value was said to be weak
 
 	search  *leakSearch      // nil before the command
 	keeper  *endpoint.Keeper // nil where no lease is kept fresh
@@ -59,13 +60,15 @@ func (d *delivery) take(leases []api.Lease) {
 func (d *delivery) learn(secrets []redact.Secret) {
 	known := len(d.secrets)
 	for _, s := range secrets {
-		if !slices.ContainsFunc(d.secrets, func(have redact.Secret) bool { return bytes.Equal(have.Value.Reveal(), s.Value.Reveal()) }) {
+		if !slices.ContainsFunc(d.secrets, func(have redact.Secret) bool {
+			return (s.Part || !have.Part) && bytes.Equal(have.Value.Reveal(), s.Value.Reveal())
+		}) {
 			d.secrets = append(d.secrets, s)
 		}
 	}
 	if d.hiding != nil && len(d.secrets) > known {
 		d.hiding.Add(d.secrets[known:])
-		d.warnOfShort()
+		d.warnOfWeak()
 	}
 }
 
@@ -86,7 +89,7 @@ func secretsOf(l api.Lease) []redact.Secret {
 	}
 	for _, v := range l.Hide {
 		if len(bytes.TrimSpace(v.Reveal())) >= redact.MinBytes {
-			out = append(out, redact.Secret{Lease: l.Name, Value: v.Value})
+			out = append(out, redact.Secret{Lease: l.Name, Value: v.Value, Part: true})
 		}
 	}
 	return out
@@ -125,19 +128,36 @@ func (d *delivery) hide() {
 		return
 	}
 	d.hiding = redact.New(d.secrets)
-	d.warnOfShort()
+	d.warnOfWeak()
 }
 
-func (d *delivery) warnOfShort() {
-	for _, name := range needle.Short(d.secrets) {
-		if !d.warned[name] {
-			if d.warned == nil {
-				d.warned = map[string]bool{}
-			}
-			d.warned[name] = true
-			d.a.say.warning(fmt.Sprintf("lease %q has a value of under %d bytes: that one isn't hidden in the output", name, redact.MinBytes))
+// warnOfWeak says once of a lease that a value of its can't be hidden, or is
+// told by being hidden. mu is held.
+func (d *delivery) warnOfWeak() {
+	for _, w := range needle.Weak(d.secrets) {
+		if d.warned[w.Lease] {
+			continue
 		}
+		if d.warned == nil {
+			d.warned = map[string]bool{}
+		}
+		d.warned[w.Lease] = true
+		d.a.say.warning(weakText(fmt.Sprintf("lease %q", w.Lease), w, "that one isn't hidden in the output",
+			"whoever gets the command to print or write guesses learns which is right; take a longer one, or set mask: false if it is no secret"))
 	}
+}
+
+// weakText tells of values that are too short, easy to guess, or some of each,
+// and what follows. Whoever guesses learns no more than that from it.
+func weakText(of string, w needle.Weakness, short, easy string) string {
+	var parts []string
+	if w.Short {
+		parts = append(parts, fmt.Sprintf("a value of under %d bytes: %s", needle.MinBytes, short))
+	}
+	if w.Easy {
+		parts = append(parts, "a value that is easy to guess: "+easy)
+	}
+	return of + " has " + strings.Join(parts, "; and ")
 }
 
 // prepare makes the command's files and environment of the leases as they are

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -93,8 +94,9 @@ func (a *app) scanNow(o scanCommandOptions, paths []string) error {
 	}
 	set := needle.New(secrets)
 	defer set.Wipe()
-	for _, name := range needle.Short(secrets) {
-		a.say.warning(fmt.Sprintf("%q has a value of under %d bytes: that one isn't looked for", name, needle.MinBytes))
+	for _, w := range needle.Weak(secrets) {
+		a.say.warning(weakText(strconv.Quote(w.Lease), w, "that one isn't looked for",
+			"a hit may be chance, or tell whoever wrote it that they guessed right; take a longer one, or leave it out if it is no secret"))
 	}
 	for _, s := range secrets {
 		clear(s.Value.Reveal())

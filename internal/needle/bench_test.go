@@ -22,7 +22,7 @@ func randomValues(n int) []Secret {
 		for j := range v {
 			v[j] = letters[rnd.IntN(len(letters)-15*(1-i%2))]
 		}
-		s = append(s, Secret{fmt.Sprint("lease-", i), secret.New(v)})
+		s = append(s, Secret{Lease: fmt.Sprint("lease-", i), Value: secret.New(v)})
 	}
 	return s
 }

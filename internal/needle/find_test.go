@@ -100,7 +100,7 @@ func FuzzFind(f *testing.F) {
 			at := rnd.IntN(len(full) + 1)
 			full = append(full[:at:at], parts[rnd.IntN(len(parts))]+string(full[at:])...)
 		}
-		check(t, New([]Secret{{"a", secret.FromString(a)}, {"b", secret.FromString(b)}}), full, rnd)
+		check(t, New([]Secret{{Lease: "a", Value: secret.FromString(a)}, {Lease: "b", Value: secret.FromString(b)}}), full, rnd)
 	})
 }
 
@@ -141,11 +141,11 @@ func TestFindAgainstNaive(t *testing.T) {
 func TestSet(t *testing.T) {
 	t.Parallel()
 	secrets := []Secret{
-		{"one", secret.FromString("1")},
-		{"two", secret.FromString("hunter22")},
-		{"one", secret.FromString("hunter22")},
-		{"three", secret.FromString(" 12345\n")},
-		{"one", secret.FromString("")},
+		{Lease: "one", Value: secret.FromString("1")},
+		{Lease: "two", Value: secret.FromString("hunter22")},
+		{Lease: "one", Value: secret.FromString("hunter22")},
+		{Lease: "three", Value: secret.FromString(" 12345\n")},
+		{Lease: "one", Value: secret.FromString("")},
 	}
 	m := New(secrets)
 	var names []string
@@ -172,7 +172,7 @@ func TestSet(t *testing.T) {
 func TestT31WipeLeavesNoValue(t *testing.T) {
 	t.Parallel()
 	value := "c4n4ry-value-of-a-lease"
-	m := New([]Secret{{"a", secret.FromString(value)}})
+	m := New([]Secret{{Lease: "a", Value: secret.FromString(value)}})
 	text := m.text.b
 	if !bytes.Contains(text, []byte(value)) || !m.Any([]byte(value)) {
 		t.Fatal("the value isn't in the set's memory: the test looks at the wrong place")
@@ -235,7 +235,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		"256 KiB":      binary,
 		"letters only": bytes.Repeat([]byte("AbCdEfGh12345_"), 5000),
 	} {
-		m := New([]Secret{{"a", secret.New(v)}})
+		m := New([]Secret{{Lease: "a", Value: secret.New(v)}})
 		if got, most := m.memory(), 8<<10+800*min(len(v), manyFormsBytes)+80*len(v); got > most {
 			t.Errorf("%s of %d bytes takes %d, want at most %d", name, len(v), got, most)
 		}
@@ -273,18 +273,5 @@ func TestCommonLinesAreNoNeedles(t *testing.T) {
 	alone.Find([]byte("x clusters: y"), true, func(int, int, int) { hit = true })
 	if !hit {
 		t.Error("a value that is one such line isn't found")
-	}
-}
-
-func TestShort(t *testing.T) {
-	t.Parallel()
-	var secrets []Secret
-	for _, s := range [][2]string{
-		{"one", "1"}, {"five", "12345"}, {"padded", " 12345\n"}, {"six", "123456"}, {"empty", ""}, {"lines", "12\n34\n56"}, {"one", "2"},
-	} {
-		secrets = append(secrets, Secret{s[0], secret.FromString(s[1])})
-	}
-	if diff := cmp.Diff([]string{"one", "five", "padded"}, Short(secrets)); diff != "" {
-		t.Errorf("Short() (-want +got):\n%s", diff)
 	}
 }

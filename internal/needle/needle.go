@@ -35,6 +35,7 @@ const (
 type Secret struct {
 	Lease string
 	Value secret.Value
+	Part  bool // it stands only within others: [Weak] leaves it out
 }
 
 // New compiles the secrets. Where two leases have the same value, the first
@@ -90,17 +91,6 @@ func (m *Set) Lease(number int) string { return m.lease[number] }
 
 // Leases is how many leases there are.
 func (m *Set) Leases() int { return len(m.lease) }
-
-// Short lists the leases with a value that is too short to be found, each once.
-func Short(secrets []Secret) []string {
-	var names []string
-	for _, s := range secrets {
-		if s.Value.Len() > 0 && tooShort(bytes.TrimSpace(s.Value.Reveal())) && !slices.Contains(names, s.Lease) {
-			names = append(names, s.Lease)
-		}
-	}
-	return names
-}
 
 func tooShort(trimmed []byte) bool { return len(trimmed) < MinBytes }
 

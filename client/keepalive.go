@@ -53,6 +53,8 @@ func (s *Session) KeepAlive(ctx context.Context, on func(api.Event)) error {
 	var both sync.WaitGroup
 	both.Go(func() { cancelIf(cancel, s.sendHeartbeats(ctx, beat)) })
 	both.Go(func() { cancelIf(cancel, s.watch(ctx, beat, on)) })
+	// Many a session ends soon: its end needn't wait for its proof.
+	both.Go(func() { _ = s.prover.prepare(http.MethodDelete, s.EndURL(), s.access) })
 	both.Wait()
 	if ended, ok := errors.AsType[*EndedError](context.Cause(ctx)); ok {
 		return ended

@@ -89,7 +89,18 @@ func (c *Client) exchange(ctx context.Context, cl call, role string, form url.Va
 		}
 		minting <- err
 	}()
+	// One key and one body for all tries: a broker takes the same CI token
+	// again after a lost reply from nobody else.
+	var p *prover
+	var keyErr error
+	var keying sync.WaitGroup
+	keying.Go(func() {
+		if p, keyErr = newProver(c.now); keyErr == nil {
+			keyErr = p.prepare(http.MethodPost, c.url+api.PathToken, secret.Value{})
+		}
+	})
 	discoveryErr := c.discover(mintCtx)
+	keying.Wait()
 	if discoveryErr != nil && mintCtx.Err() == nil {
 		return nil, nil, discoveryErr
 	}
@@ -100,11 +111,8 @@ func (c *Client) exchange(ctx context.Context, cl call, role string, form url.Va
 		return nil, nil, discoveryErr
 	}
 
-	// One key and one body for all tries: a broker takes the same CI token
-	// again after a lost reply from nobody else.
-	p, err := newProver(c.now)
-	if err != nil {
-		return nil, nil, err
+	if keyErr != nil {
+		return nil, nil, keyErr
 	}
 	form.Set("grant_type", api.GrantTokenExchange)
 	form.Set("subject_token_type", api.TokenTypeID)
@@ -128,7 +136,7 @@ func (c *Client) exchange(ctx context.Context, cl call, role string, form url.Va
 		sending = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { go c.sent() }})
 	}
 	var answer api.Token
-	err = c.do(sending, cl, &answer)
+	err := c.do(sending, cl, &answer)
 	if refused, ok := errors.AsType[*Error](err); ok && refused.Refusal.Code == api.CodeInvalidRequest {
 		refused.hint = token.audienceHint()
 	}

@@ -55,8 +55,14 @@ func (c *collector) value(v []byte) {
 	}
 	c.large = len(trimmed) > manyFormsBytes
 	short, long, lines := false, false, 0 // some line is too short to be looked for by itself, or isn't
+	var before []byte
 	for line := range bytes.SplitSeq(trimmed, []byte("\n")) {
 		line = bytes.TrimSpace(line)
+		if len(line) >= MinBytes && bytes.Equal(line, before) {
+			lines++ // it was added
+			continue
+		}
+		before = line
 		if len(line) >= MinBytes && !(boilerplate(line) && len(line) < len(trimmed)) {
 			c.begin(line)
 			c.byteForms()

@@ -250,7 +250,14 @@ type Prepared struct {
 // Prepare makes it while the caller waits for something else. The caller starts
 // no process of its own from here until Run has returned. Without a Run it is
 // to be closed.
-func Prepare() *Prepared { return &Prepared{adopt(), newCgroup()} }
+func Prepare() *Prepared {
+	// The first use of a process's handle has the runtime try whether there are
+	// any, by a process of its own.
+	if p, err := os.FindProcess(os.Getpid()); err == nil {
+		_ = p.Release()
+	}
+	return &Prepared{adopt(), newCgroup()}
+}
 
 // Close is for what no Run took.
 func (p *Prepared) Close() { (&family{adoption: p.adoption, cgroup: p.cgroup}).close() }

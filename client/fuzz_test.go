@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/runenv/action/broker/api"
 	"github.com/runenv/action/client"
 )
 
@@ -33,6 +34,7 @@ func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
 // characters.
 func FuzzAnswer(f *testing.F) {
 	f.Add(200, []byte(`{"access_token":"a","token_type":"DPoP","end_token":"e","hard_end":"2030-01-01T00:00:00Z"}`))
+	f.Add(200, []byte(`{"access_token":"a","token_type":"DPoP","end_token":"e","hard_end":"2030-01-01T00:00:00Z","leases":[{"name":"a\nb","files":[{"variable":"A","name":"a"}]}],"checkpoint":"c"}`))
 	f.Add(400, []byte(`{"error":"invalid_target","error_description":"a\nb\u001b","request_id":"r","claims":{"a":[1]}}`))
 	f.Add(503, []byte(`{"error":"x","lease":"\u0085"}`))
 	f.Add(302, []byte(nil))
@@ -49,15 +51,21 @@ func FuzzAnswer(f *testing.F) {
 			t.Fatal(err)
 		}
 		s, err := c.Exchange(t.Context(), "demo")
-		if err == nil {
-			if s.EndToken().Len() == 0 || s.HardEnd().IsZero() {
-				t.Errorf("a session without an end: %+v", s)
-			}
-			return
+		if err == nil && (s.EndToken().Len() == 0 || s.HardEnd().IsZero()) {
+			t.Errorf("a session without an end: %+v", s)
 		}
-		for _, text := range []string{err.Error(), hint(err)} {
-			if len(text) > 5000 || strings.ContainsFunc(text, unicode.IsControl) {
-				t.Errorf("shown: %q", text)
+		with, leases, werr := c.ExchangeAndLease(t.Context(), "demo", api.LeaseRequest{})
+		if werr == nil && (with.EndToken().Len() == 0 || len(leases) == 0) {
+			t.Errorf("a session without an end or leases: %+v", with)
+		}
+		for _, err := range []error{err, werr} {
+			if err == nil {
+				continue
+			}
+			for _, text := range []string{err.Error(), hint(err)} {
+				if len(text) > 5000 || strings.ContainsFunc(text, unicode.IsControl) {
+					t.Errorf("shown: %q", text)
+				}
 			}
 		}
 	})

@@ -84,10 +84,15 @@ func envVar(name, value string) api.Var {
 	return api.Var{Name: name, Value: api.NewValue(secret.FromString(value)), Mask: true}
 }
 
+func unmasked(name, value string) api.Var {
+	v := envVar(name, value)
+	v.Mask = false
+	return v
+}
+
 // roles are those of every script's broker. The values stand in the scripts.
 func roles() map[string][]api.Lease {
-	public := envVar("DB_HOST", "db.example.com")
-	public.Mask = false
+	public := unmasked("DB_HOST", "db.example.com")
 	return map[string][]api.Lease{
 		"demo": {
 			lease("db", "revocable", time.Hour, envVar("DB_PASSWORD", "correct-horse-battery"), public),
@@ -102,6 +107,11 @@ func roles() map[string][]api.Lease {
 		},
 		"lines": {lease("key", "revocable", time.Hour, envVar("KEY", "first line of it\nsecond line % \"of\" it\n"))},
 		"short": {lease("pin", "revocable", time.Hour, envVar("PIN", "1234"))},
+		"easy": {
+			lease("pin", "static", 0, envVar("PIN", "493817"), envVar("PASSWORD", "true-true")),
+			lease("user", "static", 0, unmasked("DB_USER", "postgres"), envVar("DB_URL", "https://db.example.com")),
+		},
+		"weak":  {lease("both", "static", 0, envVar("PIN", "1234"), envVar("PASSWORD", "true-true"))},
 		"parts": {hiding(lease("url", "static", 0, envVar("DB_URL", "postgres://app:inner-password-1@db/shop")), "inner-password-1")},
 		"brief": {lease("aws", "expires", 2*time.Second, envVar("AWS_SESSION_TOKEN", "aws-session-value"))},
 		"nul":   {lease("bad", "revocable", time.Hour, envVar("BAD", "a\x00bcdefgh"))},

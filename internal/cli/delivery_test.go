@@ -57,6 +57,43 @@ func TestShortPartsAreNoReasonToWarn(t *testing.T) {
 	}
 }
 
+// T35: a lease with values that are easy to guess is named, once, whenever they
+// come; parts of others aren't, since nobody can have them shown by themselves.
+// The line tells nothing else of a value.
+func TestT35EasyGuessesAreWarnedOfOnce(t *testing.T) {
+	t.Parallel()
+	var said bytes.Buffer
+	d := &delivery{a: &app{say: &printer{w: &said}}, o: &runOptions{}, keeper: &endpoint.Keeper{}, again: make(chan struct{}, 1)}
+	one := func(name, of string, hide ...api.Value) api.Lease {
+		return api.Lease{ID: "1", Name: name, Revocability: "revocable", Env: []api.Var{{Name: "A", Value: value(of), Mask: true}}, Hide: hide}
+	}
+	warnings := func() (lines []string) {
+		for line := range strings.Lines(said.String()) {
+			if strings.Contains(line, "warning") {
+				lines = append(lines, line)
+			}
+		}
+		said.Reset()
+		return lines
+	}
+	d.take([]api.Lease{one("url", "postgres://app:changeme@db.example.com/x", value("changeme")), one("hard", "k7q9vtz2mw"), one("pin", "493817")})
+	d.hide()
+	first := warnings()
+	if len(first) != 1 || !strings.Contains(first[0], `lease "pin" has a value that is easy to guess: `) || strings.Contains(first[0], "493817") {
+		t.Errorf("it says %q", first)
+	}
+	d.fresh(one("pin", "12345678"))
+	if again := warnings(); len(again) > 0 {
+		t.Errorf("of other values of the same lease it says %q", again)
+	}
+	// A whole value that is a part of another lease's.
+	d.fresh(one("hard", "changeme"))
+	late := warnings()
+	if len(late) != 1 || late[0] != strings.Replace(first[0], `"pin"`, `"hard"`, 1) {
+		t.Errorf("of a lease that comes later it says %q, want the words of %q", late, first)
+	}
+}
+
 // T31: what this process knows of values is overwritten at the end.
 func TestT31ValuesAreForgotten(t *testing.T) {
 	t.Parallel()

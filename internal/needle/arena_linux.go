@@ -2,4 +2,9 @@ package needle
 
 import "golang.org/x/sys/unix"
 
-func dontDump(b []byte) { _ = unix.Madvise(b, unix.MADV_DONTDUMP) }
+// keepHere keeps memory out of core dumps, and out of a guardian that is forked
+// later.
+func keepHere(b []byte) {
+	_ = unix.Madvise(b, unix.MADV_DONTDUMP)
+	_ = unix.Madvise(b, unix.MADV_DONTFORK)
+}

@@ -13,7 +13,7 @@ func newArena(size int) arena {
 		return arena{b: make([]byte, size)}
 	}
 	_ = unix.Mlock(b)
-	dontDump(b)
+	keepHere(b)
 	return arena{b, true}
 }
 

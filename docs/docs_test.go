@@ -2,7 +2,7 @@
 // they say against the programs.
 //
 // A block marked sh is run by a shell, and one marked console besides shows
-// what its commands print, with … for anything. They run beside a broker that
+// what its commands print, with … for anything (a line of it: any lines). They run beside a broker that
 // serves deploy/broker.yaml, with a fake Vault and an issuer of GitHub's kind,
 // all on loopback. What needs more than that says so in a comment before the
 // block: <!-- not run: REASON -->; its flags are checked all the same. Blocks
@@ -253,7 +253,8 @@ func transcript(t *testing.T, d *document, b block) []call {
 		calls[len(calls)-1].shown += line
 	}
 	for i := range calls {
-		pattern := strings.ReplaceAll(regexp.QuoteMeta(calls[i].shown), "…", ".*")
+		pattern := strings.ReplaceAll(regexp.QuoteMeta(calls[i].shown), "\n…\n", "\n(?:.*\n)*")
+		pattern = strings.ReplaceAll(pattern, "…", ".*")
 		calls[i].prints = regexp.MustCompile(`^` + pattern + `$`)
 	}
 	return calls

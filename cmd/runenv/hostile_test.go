@@ -27,18 +27,21 @@ func TestT18TailOfAnAnswerIsntLogged(t *testing.T) {
 	}
 	ended := make(chan struct{}) // what came on the idle connection has been read
 	mux.HandleFunc("GET "+api.PathDiscovery, answer(api.Discovery{Issuer: server.URL}))
-	mux.HandleFunc("POST "+api.PathToken, answer(api.Token{
+	body, err := json.Marshal(api.Token{
 		AccessToken: api.NewText("access"), TokenType: api.SchemeDPoP, SessionID: "s",
 		EndToken: api.NewText("end"), HardEnd: time.Now().Add(time.Hour), HeartbeatSeconds: 3600,
-	}))
+		Leases: &api.Leases{Leases: []api.Lease{{Name: "demo"}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	mux.HandleFunc("DELETE "+api.PathSession, answer(api.Ended{}))
-	mux.HandleFunc("POST "+api.PathLeases, func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("POST "+api.PathToken, func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			return
 		}
 		defer func() { _ = conn.Close() }()
-		const body = `{"leases":[]}`
 		_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s%s", len(body), body, value)
 		_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		_, _ = conn.Read(make([]byte, 1)) // the client closes it

@@ -26,7 +26,7 @@ var shapes = map[string]string{
 	"SHORT":    "x",
 	"LARGE":    strings.Repeat("0123456789abcdef", 1<<16-64), // just under 1 MiB
 	"NUL":      "before-the-nul\x00after-the-nul",
-	"OVERLAPS": "abcabcabdabcabcabcabd",
+	"OVERLAPS": "abcabcabdabcabcabcabd-k7Q",
 }
 
 func newShapes(t *testing.T) *site {

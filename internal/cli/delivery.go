@@ -152,12 +152,12 @@ func (d *delivery) warnOfWeak() {
 func weakText(of string, w needle.Weakness, short, easy string) string {
 	var parts []string
 	if w.Short {
-		parts = append(parts, fmt.Sprintf("a value of under %d bytes: %s", needle.MinBytes, short))
+		parts = append(parts, fmt.Sprintf("has a value of under %d bytes: %s", needle.MinBytes, short))
 	}
 	if w.Easy {
-		parts = append(parts, "a value that is easy to guess: "+easy)
+		parts = append(parts, "has a value that is easy to guess: "+easy)
 	}
-	return of + " has " + strings.Join(parts, "; and ")
+	return of + " " + strings.Join(parts, "; and ")
 }
 
 // prepare makes the command's files and environment of the leases as they are

@@ -224,7 +224,7 @@ func word(v []byte) int {
 		return 0
 	}
 	longest := 0
-	for _, w := range words[first-'a'] {
+	for _, w := range words[first] {
 		if len(w) > longest && len(w) <= len(v) && reads(v[:len(w)], w) {
 			longest = len(w)
 		}
@@ -273,28 +273,28 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // words are what people choose, and what stands in a configuration, by the
 // letter that they begin with.
-var words = [26][]string{
-	'a' - 'a': {"abc", "access", "account", "admin", "administrator", "api", "app", "apple", "autumn"},
-	'b' - 'a': {"backup", "bar", "baseball", "baz", "batman", "build"},
-	'c' - 'a': {"changeit", "change", "changeme", "client", "company", "computer"},
-	'd' - 'a': {"data", "database", "default", "demo", "deploy", "dev", "developer", "docker", "dragon", "dummy"},
-	'e' - 'a': {"example"},
-	'f' - 'a': {"false", "foo", "football", "freedom"},
-	'g' - 'a': {"github", "gitlab", "guest"},
-	'h' - 'a': {"hello", "host"},
-	'i' - 'a': {"iloveyou", "internal", "123", "1q2w3e4r", "1qaz2wsx"}, // 1 reads as i
-	'j' - 'a': {"jenkins", "john"},
-	'k' - 'a': {"key"},
-	'l' - 'a': {"letmein", "localhost", "login", "love"},
-	'm' - 'a': {"main", "manager", "master", "monkey", "mysql"},
-	'n' - 'a': {"none", "null"},
-	'o' - 'a': {"operator", "oracle"},
-	'p' - 'a': {"pass", "passwd", "password", "please", "postgres", "postgresql", "princess", "prod", "production", "public"},
-	'q' - 'a': {"q1w2e3r4", "qazwsx"},
-	'r' - 'a': {"readonly", "redis", "root", "runner"},
-	's' - 'a': {"sample", "secret", "server", "service", "shadow", "spring", "staging", "summer", "sunshine", "superman", "system"},
-	't' - 'a': {"temp", "test", "testing", "token", "trustno1", "true"},
-	'u' - 'a': {"ubuntu", "undefined", "user", "username"},
-	'v' - 'a': {"vault"},
-	'w' - 'a': {"welcome", "whatever", "winter", "world", "write"},
+var words = ['z' + 1][]string{
+	'a': {"abc", "access", "account", "admin", "administrator", "api", "app", "apple", "autumn"},
+	'b': {"backup", "bar", "baseball", "baz", "batman", "build"},
+	'c': {"changeit", "change", "changeme", "client", "company", "computer"},
+	'd': {"data", "database", "default", "demo", "deploy", "dev", "developer", "docker", "dragon", "dummy"},
+	'e': {"example"},
+	'f': {"false", "foo", "football", "freedom"},
+	'g': {"github", "gitlab", "guest"},
+	'h': {"hello", "host"},
+	'i': {"iloveyou", "internal", "123", "1q2w3e4r", "1qaz2wsx"}, // 1 reads as i
+	'j': {"jenkins", "john"},
+	'k': {"key"},
+	'l': {"letmein", "localhost", "login", "love"},
+	'm': {"main", "manager", "master", "monkey", "mysql"},
+	'n': {"none", "null"},
+	'o': {"operator", "oracle"},
+	'p': {"pass", "passwd", "password", "please", "postgres", "postgresql", "princess", "prod", "production", "public"},
+	'q': {"q1w2e3r4", "qazwsx"},
+	'r': {"readonly", "redis", "root", "runner"},
+	's': {"sample", "secret", "server", "service", "shadow", "spring", "staging", "summer", "sunshine", "superman", "system"},
+	't': {"temp", "test", "testing", "token", "trustno1", "true"},
+	'u': {"ubuntu", "undefined", "user", "username"},
+	'v': {"vault"},
+	'w': {"welcome", "whatever", "winter", "world", "write"},
 }

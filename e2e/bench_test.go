@@ -90,6 +90,7 @@ type wrapped struct {
 func newWrapped(b *testing.B) *wrapped {
 	b.Helper()
 	w := &wrapped{ci: harness.NewCI(b, nil), broker: harness.NewBroker(b)}
+	w.broker.LogLevel = "info" // as it is by itself
 	vault, pg := harness.Vault(b), harness.Postgres(b)
 	vault.MountDatabase(b, pg, "ro", time.Hour, time.Hour)
 	vault.MountKV(b, "kv", 2)
@@ -310,6 +311,7 @@ type load struct {
 func newLoad(b *testing.B, dir string) *load {
 	b.Helper()
 	l := &load{ci: harness.NewCI(b, nil), broker: harness.NewBroker(b)}
+	l.broker.LogLevel = "info"
 	jwks := filepath.Join(l.broker.Dir, "jwks.json")
 	var names, projects []string
 	for i := range farms {

@@ -154,6 +154,15 @@ func crashRig(t *testing.T, dir, kind string) *rig {
 	return r
 }
 
+// begin makes the session together with its leases.
+func (r *rig) begin(n store.NewSession) func(context.Context, []store.Lease, []store.Entry) error {
+	return func(ctx context.Context, leases []store.Lease, entries []store.Entry) error {
+		n.Leases, n.Entries = leases, entries
+		_, err := r.store.CreateSession(ctx, r.time.Now(), n)
+		return err
+	}
+}
+
 // TestCrashChild is the process that dies, and no test by itself.
 func TestCrashChild(t *testing.T) {
 	dir, kind, point := os.Getenv("CRASH_DIR"), os.Getenv("CRASH_KIND"), os.Getenv("CRASH_POINT")

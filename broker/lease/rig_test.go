@@ -368,15 +368,6 @@ func (r *rig) create(n store.NewSession) {
 	}
 }
 
-// begin makes the session together with its leases.
-func (r *rig) begin(n store.NewSession) func(context.Context, []store.Lease, []store.Entry) error {
-	return func(ctx context.Context, leases []store.Lease, entries []store.Entry) error {
-		n.Leases, n.Entries = leases, entries
-		_, err := r.store.CreateSession(ctx, r.time.Now(), n)
-		return err
-	}
-}
-
 func (r *rig) proof() store.Proof {
 	r.proofs++
 	return store.Proof{Thumbprint: "thumb", JTI: fmt.Sprint(r.proofs), Expires: r.time.Now().Add(time.Minute)}

@@ -63,7 +63,7 @@ func newWorld(t *testing.T) *world {
 	seal := make([]byte, 32)
 	_, _ = rand.Read(seal)
 	w.write(t, "seal.key", base64.StdEncoding.EncodeToString(seal)+"\n")
-	w.write(t, "npm-token", "npm_0123456789\n")
+	w.write(t, "npm-token", "npm_8Qv2rLx9Tk\n")
 	// It opens what providers/static.md shows, and nothing else anywhere.
 	w.write(t, "age.key", "AGE-SECRET-KEY-190NCJ4JPVWAXUA4UUK4MXNJSCDXVASZG3DR09ZTJ07Q6PF7YN2JQNSHFY5\n")
 	w.write(t, "jwks.json", string(issuer.JWKS()))
@@ -74,8 +74,8 @@ func newWorld(t *testing.T) *world {
 	back.Roles = map[string]vaulttest.Role{"runenv-migrate": {Subject: "runenv:role:migrate", Audience: back.URL}}
 	back.Mount("database", "database", vaulttest.Database(15*time.Minute))
 	back.KV("secret", 2)
-	back.Put("secret", "ci/npm", map[string]any{"token": "npm_0123456789"})
-	back.Put("secret", "ci/app", map[string]any{"config": `{"db":{"host":"db.example.com"}}`, "api-key": "k-0123456789"})
+	back.Put("secret", "ci/npm", map[string]any{"token": "npm_8Qv2rLx9Tk"})
+	back.Put("secret", "ci/app", map[string]any{"config": `{"db":{"host":"db.example.com"}}`, "api-key": "k-5mZp7cXw2a"})
 	w.here = strings.NewReplacer(
 		"https://runenv.example.com", w.url, "https://vault.example.com:8200", back.URL,
 		"/etc/runenv", w.etc, "/var/lib/runenv", state,

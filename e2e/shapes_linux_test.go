@@ -198,8 +198,8 @@ func TestValuesOfEveryShape(t *testing.T) {
 		lease string
 		says  []string
 	}{
-		{"large", []string{`runenv: error: `, `lease "large"`, "LARGE", "131071 bytes", "runenv: hint: "}},
-		{"nul", []string{`runenv: error: `, `lease "nul"`, "NUL", "NUL byte", "runenv: hint: "}},
+		{"large", []string{`runenv: error: `, `(lease large)`, "LARGE", "131071 bytes", "runenv: hint: "}},
+		{"nul", []string{`runenv: error: `, `(lease nul)`, "NUL", "NUL byte", "runenv: hint: "}},
 	} {
 		t.Run(tt.lease, func(t *testing.T) {
 			t.Parallel()

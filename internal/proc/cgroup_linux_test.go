@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -38,5 +39,21 @@ func TestCgroupIsKilledAndRemoved(t *testing.T) {
 	c.kill()
 	if got, err := os.ReadFile(kill); err != nil || string(got) != "1" {
 		t.Errorf("cgroup.kill = %q, %v, want 1", got, err)
+	}
+}
+
+func TestWhatWasPreparedGoesWithoutAStart(t *testing.T) {
+	t.Parallel()
+	c := &cgroup{path: t.TempDir()}
+	var err error
+	if c.dir, err = os.Open(c.path); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Run(t.Context(), Config{Args: []string{"/no/such/command"}, Adopt: true, Prepared: &Prepared{cgroup: c}})
+	if _, ok := errors.AsType[*StartError](err); !ok {
+		t.Errorf("error = %v, want that nothing can be started", err)
+	}
+	if _, err := os.Stat(c.path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the control group is left: %v", err)
 	}
 }

@@ -183,6 +183,12 @@ func Run(ctx context.Context, cfg Config) (Status, error) {
 	if cfg.Start == nil {
 		cfg.Start = os.StartProcess
 	}
+	unused := cfg.Prepared
+	defer func() {
+		if unused != nil {
+			unused.Close()
+		}
+	}()
 	path, err := find(cfg)
 	if err != nil {
 		return Status{}, &StartError{Name: cfg.Args[0], Err: err}
@@ -203,6 +209,7 @@ func Run(ctx context.Context, cfg Config) (Status, error) {
 		return Status{}, fmt.Errorf("opening the command's streams: %w", err)
 	}
 	family := newFamily(cfg)
+	unused = nil
 	defer family.close()
 
 	child, err := start(cfg, path, s.files, family)

@@ -18,6 +18,9 @@ import (
 // unlockedFor is how long a directory without a lock may be one in the making.
 const unlockedFor = time.Minute
 
+// lockLimit is far more than a sweep holds a lock on a loaded machine.
+const lockLimit = 2 * time.Second
+
 func (d *Dir) make() (err error) {
 	if err := unix.Mkdir(d.path, 0o700); err != nil {
 		return err
@@ -51,9 +54,15 @@ func (d *Dir) make() (err error) {
 		return err
 	}
 	d.lock = os.NewFile(uintptr(fd), lockName)
-	for {
-		// A sweep that looks whether the directory lives holds it for a moment.
-		if err := unix.Flock(fd, unix.LOCK_EX); err != unix.EINTR {
+	return take(fd)
+}
+
+// take takes the lock of a directory in the making. A sweep that looks whether
+// it lives holds it for a moment; nobody else is waited for.
+func take(lock int) error {
+	for end := time.Now().Add(lockLimit); ; time.Sleep(time.Millisecond) {
+		err := unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(end) {
 			return err
 		}
 	}

@@ -67,10 +67,10 @@ type Config struct {
 	Wait func(context.Context, time.Duration) error
 	// Log gets what is tried again, at level debug; nil means nowhere.
 	Log *slog.Logger
-	// Waiting, unless nil, is called when an exchange has been sent, at each try:
-	// the broker has work then, and this process has none. It runs beside the
-	// wait. A Transport of the caller's may not tell of what it has sent; then
-	// it isn't called.
+	// Waiting, unless nil, is called when an exchange has been sent, or another
+	// token has been asked for, at each try: somebody else has work then, and
+	// this process has none. It runs beside the wait. A Transport of the caller's
+	// may not tell of what it has sent; then it isn't called.
 	Waiting func()
 }
 

@@ -37,7 +37,7 @@ const maxBundleBytes = 8 << 20
 
 // New returns a transport that trusts what the system trusts, speaks HTTP/1.1
 // under TLS 1.2 at least, and goes through the environment's proxy. It notices
-// a dead connection within half a minute.
+// a dead connection within half a minute; behind a proxy, the proxy's alone.
 //
 // A session makes two or three calls, one after the other, and later holds one
 // stream: HTTP/2 would cost both sides more than it gives them.

@@ -80,7 +80,7 @@ func TestVaultFailsWhileItIssues(t *testing.T) {
 				if got := r.status(t, 90*time.Second); got != 125 {
 					t.Errorf("runenv run ends with %d, want 125", got)
 				}
-				r.says(t, "runenv: error: leasing: ", tt.want, "(lease db)", "runenv: hint: ", "runenv-broker audit show r-")
+				r.says(t, `runenv: error: exchanging the CI token for role "migrate" and its leases: `, tt.want, "(lease db)", "runenv: hint: ", "runenv-broker audit show r-")
 			}
 			s.noUsers(t, 3*time.Second, "runenv's end")
 		})
@@ -171,7 +171,7 @@ func TestVaultSealedFrozenAndKilled(t *testing.T) {
 		if got := r.status(t, 90*time.Second); got != 125 {
 			t.Errorf("runenv run with Vault %s ends with %d, want 125", what, got)
 		}
-		r.says(t, "runenv: error: leasing: ", "the back end can't be reached", "runenv: hint: ")
+		r.says(t, `runenv: error: exchanging the CI token for role "migrate" and its leases: `, "the back end can't be reached", "runenv: hint: ")
 	}
 	ends := func(r *run, what string) {
 		t.Helper()

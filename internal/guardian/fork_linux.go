@@ -65,6 +65,7 @@ type sleeper struct {
 	page    uintptr // the size of one
 	kept    [3]span // whole pages: the program, this struct, the stack in use
 	given   [2]span // whole pages: what the kernel began the stack with, the heap
+	stack   span    // what of it is in use
 
 	entries [1 << 10]byte // of a folder, as the kernel writes them
 }
@@ -167,6 +168,10 @@ func cleanStack() {
 //go:norace
 //go:nosplit
 func (s *sleeper) fork() (pid uintptr, errno syscall.Errno) {
+	s.bound()
+	// Neither page tables nor pages of the heap are copied: not now, and not when
+	// the wrapper writes to them next. A kernel that refuses costs time only.
+	s.heap(unix.MADV_DONTFORK)
 	beforeFork()
 	// No flags, and no signal at its end: whoever waits for any child, or asks
 	// whether there is one, doesn't meet it. (With none, the order in which an
@@ -174,6 +179,7 @@ func (s *sleeper) fork() (pid uintptr, errno syscall.Errno) {
 	pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, 0, 0, 0, 0, 0, 0)
 	if errno != 0 || pid != 0 {
 		afterFork()
+		s.heap(unix.MADV_DOFORK)
 		return pid, errno
 	}
 	if s.deafen() && s.closeOthers() && s.forget() && s.wait() {
@@ -267,29 +273,45 @@ func (s *sleeper) number(at uintptr) (n uintptr, ok bool) {
 //go:nosplit
 //go:nocheckptr
 func (s *sleeper) forget() bool {
-	var local uintptr
-	here := uintptr(unsafe.Pointer(&local))
-	s.kept[2] = s.pages(here-stackUse, here+stackUse)
-	s.given[1] = s.pages(here-min(here, heapReach), here+heapReach)
 	for i := range s.given {
-		if !s.give(&s.given[i]) {
+		if s.each(&s.given[i], unix.SYS_MUNMAP, 0) != 0 {
 			return false
 		}
 	}
 	// These pages hold parts of other stacks as well.
+	var local uintptr
 	for at := s.kept[2].from; at < s.kept[2].to; at += unsafe.Sizeof(at) {
-		if at < here-stackUse || at >= here+stackUse {
-			*(*uintptr)(unsafe.Add(unsafe.Pointer(&local), int(at)-int(here))) = 0
+		if at < s.stack.from || at >= s.stack.to {
+			*(*uintptr)(unsafe.Add(unsafe.Pointer(&local), int(at)-int(uintptr(unsafe.Pointer(&local))))) = 0
 		}
 	}
 	return true
 }
 
-// give gives back what isn't kept.
+// bound finds the stack in use, and the heap around it.
 //
 //go:norace
 //go:nosplit
-func (s *sleeper) give(all *span) bool {
+func (s *sleeper) bound() {
+	var local uintptr
+	here := uintptr(unsafe.Pointer(&local))
+	s.stack = span{here - stackUse, here + stackUse}
+	s.kept[2] = s.pages(s.stack.from, s.stack.to)
+	s.given[1] = s.pages(here-min(here, heapReach), here+heapReach)
+}
+
+// heap advises the kernel on the heap.
+//
+//go:norace
+//go:nosplit
+func (s *sleeper) heap(advice uintptr) { _ = s.each(&s.given[1], unix.SYS_MADVISE, advice) }
+
+// each calls the kernel for each part that isn't kept. Parts of it may not be
+// mapped.
+//
+//go:norace
+//go:nosplit
+func (s *sleeper) each(all *span, number, third uintptr) (errno syscall.Errno) {
 	for from := all.from; from < all.to; {
 		next := span{all.to, all.to}
 		for i := range s.kept {
@@ -298,13 +320,13 @@ func (s *sleeper) give(all *span) bool {
 			}
 		}
 		if next.from > from {
-			if _, _, e := syscall.RawSyscall6(unix.SYS_MUNMAP, from, next.from-from, 0, 0, 0, 0); e != 0 {
-				return false
+			if _, _, e := syscall.RawSyscall6(number, from, next.from-from, third, 0, 0, 0); e != 0 {
+				errno = e
 			}
 		}
 		from = next.to
 	}
-	return true
+	return errno
 }
 
 // wait says that all is ready, and returns true when nobody has the socket's

@@ -6,5 +6,5 @@ import "golang.org/x/sys/unix"
 // later.
 func keepHere(b []byte) {
 	_ = unix.Madvise(b, unix.MADV_DONTDUMP)
-	_ = unix.Madvise(b, unix.MADV_DONTFORK)
+	_ = unix.Madvise(b, unix.MADV_WIPEONFORK)
 }

@@ -49,12 +49,16 @@ func (e *EndedError) Error() string {
 func (s *Session) KeepAlive(ctx context.Context, on func(api.Event)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	// Many a session ends soon: its end needn't wait for its proof, and nothing
+	// else is begun for it.
+	_ = s.prover.prepare(http.MethodDelete, s.EndURL(), s.access)
+	if s.c.wait(ctx, min(watchAfter, s.heartbeat)) != nil {
+		return nil
+	}
 	beat := make(chan struct{}, 1)
 	var both sync.WaitGroup
 	both.Go(func() { cancelIf(cancel, s.sendHeartbeats(ctx, beat)) })
 	both.Go(func() { cancelIf(cancel, s.watch(ctx, beat, on)) })
-	// Many a session ends soon: its end needn't wait for its proof.
-	both.Go(func() { _ = s.prover.prepare(http.MethodDelete, s.EndURL(), s.access) })
 	both.Wait()
 	if ended, ok := errors.AsType[*EndedError](context.Cause(ctx)); ok {
 		return ended
@@ -147,9 +151,6 @@ func endedBy(err error) *EndedError {
 // watch holds the stream open, and opens it again when it breaks. It returns
 // when ctx is done, the session has ended, or the broker has no stream.
 func (s *Session) watch(ctx context.Context, beat chan<- struct{}, on func(api.Event)) *EndedError {
-	if s.c.wait(ctx, watchAfter) != nil {
-		return nil
-	}
 	for failures := 1; ; failures++ {
 		opened, ended, err := s.stream(ctx, on)
 		switch {

@@ -247,8 +247,8 @@ func overwrite(dir int, name string) error {
 	if err != nil || !fi.Mode().IsRegular() {
 		return err
 	}
-	zero := make([]byte, 64<<10)
-	for left := min(fi.Size(), MaxFileBytes); left > 0; {
+	left := min(fi.Size(), MaxFileBytes)
+	for zero := make([]byte, min(left, 64<<10)); left > 0; {
 		n, err := f.Write(zero[:min(left, int64(len(zero)))])
 		if err != nil {
 			return err

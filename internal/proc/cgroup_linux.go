@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -83,7 +84,7 @@ func (c *cgroup) kill() { _ = os.WriteFile(filepath.Join(c.path, "cgroup.kill"),
 func (c *cgroup) remove() {
 	_ = c.dir.Close()
 	for range 20 {
-		if os.Remove(c.path) == nil {
+		if syscall.Rmdir(c.path) == nil {
 			return
 		}
 		time.Sleep(5 * time.Millisecond)

@@ -51,11 +51,13 @@ func With(pool *x509.CertPool) http.RoundTripper { return transport(pool) }
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
 
 func transport(pool *x509.CertPool) *http.Transport {
+	dialer, config := &net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: keepAlive}, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		OnProxyConnectResponse: proxyAnswer,
-		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAliveConfig: keepAlive}).DialContext,
-		TLSClientConfig:        &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+		DialContext:            dialer.DialContext,
+		DialTLSContext:         (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext,
+		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    10 * time.Second,
 		IdleConnTimeout:        90 * time.Second,
 		MaxIdleConnsPerHost:    2,

@@ -25,6 +25,12 @@ import (
 // the session can be ended, without it the broker waits for heartbeats first.
 const exchangeGrace = time.Second
 
+// othersAfter is how old a command is when it gets the signals too that people,
+// programs and CI runners don't send: most of the fifty are real-time signals.
+// Subscribing takes two switches between threads for each, about as long as a
+// short command with all that is done for it. Until then they do nothing.
+const othersAfter = 10 * time.Millisecond
+
 // process is this process from its first signal to its last: before, while
 // and after its one child runs.
 type process struct {
@@ -40,8 +46,8 @@ type process struct {
 	ended    atomic.Int64 // signals that mean an end, while the command ran
 	close    func()
 
-	begun     chan struct{} // closed once a token may come: see begin
-	listening chan struct{} // closed once all signals come
+	begun  chan struct{} // closed once a token may come: see begin
+	others func()        // subscribes to the signals that are rare; set by then
 
 	preparing sync.Mutex
 	prepared  *proc.Prepared // nil if nothing is, or somebody took it
@@ -67,8 +73,7 @@ func (a *app) newProcess(command []string, o runOptions) *process {
 		terminal: o.step == nil && proc.OnTerminal(),
 		forward:  make(chan os.Signal, 64),
 
-		begun:     make(chan struct{}),
-		listening: make(chan struct{}),
+		begun: make(chan struct{}),
 	}
 	p.starting, p.abort = context.WithCancelCause(context.Background())
 	p.exchanging, p.cutOff = context.WithCancelCause(context.Background())
@@ -114,6 +119,10 @@ func (p *process) unprepare() {
 // begin is what has to be before anybody's token or value is here.
 func (p *process) begin() {
 	signals, rest := proc.NotifyFirst(p.terminal)
+	p.others = sync.OnceFunc(func() {
+		rest()
+		p.log.Debug("all signals are passed on")
+	})
 	go p.board.serve(signals)
 	// A killed shell step leaves nobody who wants us; under nohup somebody does.
 	if !signal.Ignored(syscall.SIGHUP) {
@@ -125,8 +134,6 @@ func (p *process) begin() {
 		p.say.problem("other processes of this user may read RunEnv's memory", err)
 	}
 	close(p.begun)
-	rest()
-	close(p.listening)
 }
 
 // A begunSource gives a token once the process has begun: a connection to the
@@ -211,7 +218,7 @@ type starter = func(path string, args []string, attr *os.ProcAttr) (*os.Process,
 // is stopped. A nil redactor hands the output through untouched; a nil start is
 // the usual one.
 func (p *process) child(ctx context.Context, environ []string, redactor *redact.Redactor, start starter) (int, error) {
-	<-p.listening
+	<-p.begun
 	p.board.connect(p.whileChild)
 	if err := p.orSignal(nil); err != nil {
 		return 0, err
@@ -229,6 +236,7 @@ func (p *process) child(ctx context.Context, environ []string, redactor *redact.
 		stdout, stderr = out, errs
 		flush = func() error { return errors.Join(out.Close(), errs.Close()) }
 	}
+	var others *time.Timer
 	status, err := proc.Run(ctx, proc.Config{
 		Args:     p.command,
 		Env:      environ,
@@ -243,12 +251,16 @@ func (p *process) child(ctx context.Context, environ []string, redactor *redact.
 		Adopt:    true,
 		Prepared: p.takePrepared(),
 		Start:    start,
-		OnStart:  func(pid int) { p.log.Debug("the command runs", "pid", pid) },
-		Problem:  p.say.problem,
+		OnStart: func(pid int) {
+			p.log.Debug("the command runs", "pid", pid)
+			others = time.AfterFunc(othersAfter, p.others)
+		},
+		Problem: p.say.problem,
 	})
 	if _, ok := errors.AsType[*proc.StartError](err); ok {
 		return 0, err
 	}
+	others.Stop()
 	if ferr := flush(); err == nil && ferr != nil && !errors.Is(ferr, syscall.EPIPE) {
 		err = fmt.Errorf("passing on the command's output: %w", ferr)
 	}

@@ -20,6 +20,7 @@ package redact
 import (
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,8 +39,7 @@ type Secret = needle.Secret
 type Redactor struct {
 	adding  sync.Mutex
 	secrets []Secret
-	first   chan struct{} // closed once now is set
-	now     atomic.Pointer[compiled]
+	now     atomic.Pointer[compiled] // nil until it is first asked
 }
 
 // compiled never changes. What is compiled after it, of the same Redactor,
@@ -50,18 +50,9 @@ type compiled struct {
 }
 
 // New hides the secrets. Where two leases have the same value, the first is the
-// one that is named. It compiles them beside its caller, and nothing passes a
-// writer until that is done: a command can start meanwhile.
-func New(secrets []Secret) *Redactor {
-	r := &Redactor{first: make(chan struct{})}
-	r.adding.Lock() // until then: what is added is added to these
-	go func() {
-		defer r.adding.Unlock()
-		r.compile(secrets)
-		close(r.first)
-	}()
-	return r
-}
+// one that is named. It compiles them when it is first asked: many a command
+// prints nothing. Leave the values as they are until [Redactor.Wipe].
+func New(secrets []Secret) *Redactor { return &Redactor{secrets: slices.Clone(secrets)} }
 
 // Add has more secrets hidden, besides all that are hidden already. What is
 // written after it returns is looked at with them, and so is what a writer
@@ -69,11 +60,13 @@ func New(secrets []Secret) *Redactor {
 func (r *Redactor) Add(secrets []Secret) {
 	r.adding.Lock()
 	defer r.adding.Unlock()
-	r.compile(secrets)
+	r.secrets = append(r.secrets, secrets...)
+	if r.now.Load() != nil {
+		r.compile()
+	}
 }
 
-func (r *Redactor) compile(secrets []Secret) {
-	r.secrets = append(r.secrets, secrets...)
+func (r *Redactor) compile() {
 	c := &compiled{set: needle.New(r.secrets)}
 	for i := range c.set.Leases() {
 		c.marker = append(c.marker, fmt.Appendf(nil, "[REDACTED:%s]", c.set.Lease(i)))
@@ -84,7 +77,14 @@ func (r *Redactor) compile(secrets []Secret) {
 
 // current is what is hidden now.
 func (r *Redactor) current() *compiled {
-	<-r.first
+	if c := r.now.Load(); c != nil {
+		return c
+	}
+	r.adding.Lock()
+	defer r.adding.Unlock()
+	if r.now.Load() == nil {
+		r.compile()
+	}
 	return r.now.Load()
 }
 
@@ -114,7 +114,11 @@ func (r *Redactor) Writer(w io.Writer) *Writer {
 
 // Wipe overwrites the copies of the values. Nothing is hidden from then on: so
 // every writer is closed before, and nothing added after.
-func (r *Redactor) Wipe() { r.current().set.Wipe() }
+func (r *Redactor) Wipe() {
+	if c := r.now.Load(); c != nil {
+		c.set.Wipe()
+	}
+}
 
 // A cover says how far the last hit reaches into bytes that aren't passed on
 // yet. Its marker has been.

@@ -120,7 +120,9 @@ func (w *Writer) Close() error {
 	if w.err != nil {
 		return w.err
 	}
-	w.emit(w.held, true)
+	if len(w.held) > 0 {
+		w.emit(w.held, true)
+	}
 	clear(w.held[:cap(w.held)])
 	w.held = nil
 	if w.err != nil {

@@ -66,7 +66,7 @@ func TestEverySignalReachesTheCommand(t *testing.T) {
 			t.Parallel()
 			s := newFileSite(t, jobUser{}, fileLeaseOf("one", fileOf("A_FILE", "token", "", []byte(fileCanary))))
 			// It waits without a process of its own, which some signals would stop.
-			cmd := s.command(t, flags, "bash", "-c", `mkfifo never; exec 3<>never; for n in `+strings.Join(numbers, " ")+`; do trap "echo got $n." $n; done; echo ready; while ! test -e end; do read -rt 0.02 _ <&3; done; exit 7`)
+			cmd := s.command(t, append([]string{"--debug"}, flags...), "bash", "-c", `mkfifo never; exec 3<>never; for n in `+strings.Join(numbers, " ")+`; do trap "echo got $n." $n; done; echo ready; while ! test -e end; do read -rt 0.02 _ <&3; done; exit 7`)
 			cmd.SysProcAttr.Setsid = true // no terminal
 			out := new(output)
 			cmd.Stdout, cmd.Stderr = out, out
@@ -74,7 +74,9 @@ func TestEverySignalReachesTheCommand(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = cmd.Process.Kill() })
-			harness.Eventually(t, 20*time.Second, "the command is ready", func() bool { return strings.Contains(out.String(), "ready\n") })
+			harness.Eventually(t, 20*time.Second, "the command is ready, and old enough for rare signals", func() bool {
+				return strings.Contains(out.String(), "ready\n") && strings.Contains(out.String(), "all signals are passed on")
+			})
 			for n := syscall.Signal(1); n <= lastSignal; n++ {
 				if not[n] != "" || theirs(n) {
 					continue
@@ -101,6 +103,35 @@ func TestEverySignalReachesTheCommand(t *testing.T) {
 			for _, n := range []syscall.Signal{syscall.SIGURG, syscall.SIGPIPE} {
 				if strings.Contains(out.String(), fmt.Sprintf("got %d.\n", n)) {
 					t.Errorf("signal %d (%v), which %s, was passed on", n, n, not[n])
+				}
+			}
+		})
+	}
+}
+
+// Rare signals wait until the command is some milliseconds old. The usual ones
+// don't: this command has one sent as soon as it can.
+func TestUsualSignalsReachACommandThatHasJustBegun(t *testing.T) {
+	t.Parallel()
+	for mode, flags := range fileModes {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			s := newFileSite(t, jobUser{}, fileLeaseOf("one", fileOf("A_FILE", "token", "", []byte(fileCanary))))
+			for _, name := range []string{"TERM", "INT", "HUP", "QUIT", "USR1", "USR2"} {
+				cmd := s.command(t, flags, "sh", "-c", fmt.Sprintf(`trap 'echo got %[1]s.; exit 7' %[1]s; kill -s %[1]s $PPID; read -r _; exit 8`, name))
+				cmd.SysProcAttr.Setsid = true // no terminal
+				out := new(output)
+				cmd.Stdout, cmd.Stderr = out, out
+				stdin, err := cmd.StdinPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				// A command that the signal never reaches goes on some day.
+				after := time.AfterFunc(10*time.Second, func() { _ = stdin.Close() })
+				err = cmd.Run()
+				after.Stop()
+				if got := cmd.ProcessState.ExitCode(); got != 7 || !strings.Contains(out.String(), "got "+name+".\n") {
+					t.Errorf("%s: runenv run ends with %d, %v, want the command's 7\n%s", name, got, err, out)
 				}
 			}
 		})

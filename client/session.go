@@ -93,14 +93,17 @@ func (c *Client) exchange(ctx context.Context, cl call, role string, form url.Va
 	// again after a lost reply from nobody else.
 	var p *prover
 	var keyErr error
-	var keying sync.WaitGroup
-	keying.Go(func() {
+	keying := sync.OnceFunc(func() {
 		if p, keyErr = newProver(c.now); keyErr == nil {
 			keyErr = p.prepare(http.MethodPost, c.url+api.PathToken, secret.Value{})
 		}
 	})
-	discoveryErr := c.discover(mintCtx)
-	keying.Wait()
+	// It is made while the broker does its part of the handshake: sooner it
+	// would keep the connection waiting.
+	discoveryErr := c.discover(httptrace.WithClientTrace(mintCtx, &httptrace.ClientTrace{
+		ConnectDone: func(string, string, error) { go keying() },
+	}))
+	keying()
 	if discoveryErr != nil && mintCtx.Err() == nil {
 		return nil, nil, discoveryErr
 	}

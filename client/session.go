@@ -187,7 +187,8 @@ type tokenCache struct {
 	c  *Client
 	mu sync.Mutex
 
-	token secret.Value
+	token   secret.Value
+	expires time.Time // zero if it doesn't say
 }
 
 // get returns the token, or another if it has expired.
@@ -201,16 +202,15 @@ func (t *tokenCache) get(ctx context.Context) (secret.Value, error) {
 	if err != nil {
 		return secret.Value{}, err
 	}
-	t.token = token
+	t.token, t.expires = token, ci.Expires(token)
 	if t.expired() {
-		return secret.Value{}, &expiredError{ci.Expires(token)}
+		return secret.Value{}, &expiredError{t.expires}
 	}
 	return token, nil
 }
 
 func (t *tokenCache) expired() bool {
-	expires := ci.Expires(t.token)
-	return !expires.IsZero() && t.c.now().Add(expiryMargin).After(expires)
+	return !t.expires.IsZero() && t.c.now().Add(expiryMargin).After(t.expires)
 }
 
 // audienceHint says what is wrong with the token's audience, if something is.

@@ -50,6 +50,7 @@ type standby struct {
 	once     sync.Once
 	guardian *guardian.Handle
 	err      error
+	rest     func() // what else can be done meanwhile, once
 }
 
 // start does so once; whoever calls it later waits until it is done.
@@ -85,6 +86,7 @@ func (a *app) hold(p *process, s *client.Session, o *runOptions, ca []byte, g *s
 	p.log.Debug("session open", "session", s.ID(), "hard_end", s.HardEnd())
 	ctx, release := context.WithCancel(context.Background())
 	h.release = release
+	go g.rest()
 	go func() {
 		defer close(h.kept)
 		err := s.KeepAlive(ctx, func(e api.Event) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -217,8 +218,11 @@ func (a *app) run(o runOptions, command []string) error {
 	if err != nil {
 		return err
 	}
-	g := &standby{p: p}
-	c, ca, err := a.client(p, &o, source, g.start)
+	g := &standby{p: p, rest: sync.OnceFunc(a.sweepFiles)}
+	c, ca, err := a.client(p, &o, source, func() {
+		g.start()
+		g.rest()
+	})
 	if err != nil {
 		return err
 	}
@@ -302,7 +306,6 @@ func (a *app) inSession(p *process, h *held, leases []api.Lease, o *runOptions) 
 	d := &delivery{a: a, p: p, o: o, session: s, held: h, again: make(chan struct{}, 1)}
 	defer func() { err = d.end(err) }()
 
-	go a.sweepFiles()
 	d.take(leases)
 	if err := o.step.opened(s); err != nil {
 		return err

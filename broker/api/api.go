@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/runenv/action/secret"
@@ -175,7 +176,7 @@ func CheckFileName(name string) error {
 
 const maxFileName = 128
 
-var errFileName = fmt.Errorf("not a plain file name: a letter, digit or _, then these, . and -, %d at most", maxFileName)
+var errFileName = errors.New("not a plain file name: a letter, digit or _, then these, . and -, " + strconv.Itoa(maxFileName) + " at most")
 
 // A Var is an environment variable of a lease. Mask says whether the value is
 // to be hidden in output.

@@ -43,6 +43,8 @@ func OSEnv() Env {
 func Main(env Env) int {
 	a := &app{env: env, say: newPrinter(env.Stderr, env.Getenv), transport: roots.New()}
 	root := a.root()
+	// Every start would pay for a command that a run doesn't need.
+	root.CompletionOptions.DisableDefaultCmd = len(env.Args) > 0 && env.Args[0] == "run"
 	root.SetArgs(env.Args)
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)

@@ -157,7 +157,17 @@ func (e *StartError) Hint() string {
 }
 
 // errNotInPath is os.ErrNotExist to those who ask.
-var errNotInPath = fmt.Errorf("not found in PATH: %w", os.ErrNotExist)
+var errNotInPath error = &findError{"not found in PATH", os.ErrNotExist}
+
+// A findError is made without package fmt, whose first use costs every start.
+type findError struct {
+	what string
+	is   error
+}
+
+func (e *findError) Error() string { return e.what + ": " + e.is.Error() }
+
+func (e *findError) Unwrap() error { return e.is }
 
 // Run starts the child, waits for it and for its output, stops what it left
 // behind, and returns how it ended. Cancelling ctx sends the child TERM, and

@@ -5,7 +5,6 @@ package proc
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -147,7 +146,7 @@ func lookup(env []string, name string) string {
 
 // errNotExecutable differs from a directory that may not be searched, which a
 // lookup in PATH passes over.
-var errNotExecutable = fmt.Errorf("not executable: %w", os.ErrPermission)
+var errNotExecutable error = &findError{"not executable", os.ErrPermission}
 
 func executable(dir, path string) error {
 	if !filepath.IsAbs(path) {

@@ -36,11 +36,11 @@ func twoLocks(t *testing.T) (first, second int) {
 	return locks[0], locks[1]
 }
 
-// taken is what take says, which mustn't wait for ever.
-func taken(t *testing.T, lock int) error {
+// bounded is what do says, which mustn't wait for ever.
+func bounded(t *testing.T, do func() error) error {
 	t.Helper()
 	done := make(chan error, 1)
-	go func() { done <- take(lock) }()
+	go func() { done <- do() }()
 	select {
 	case err := <-done:
 		return err
@@ -48,6 +48,11 @@ func taken(t *testing.T, lock int) error {
 		t.Fatal("a lock that another has is waited for without an end")
 		return nil
 	}
+}
+
+func taken(t *testing.T, lock int) error {
+	t.Helper()
+	return bounded(t, func() error { return take(lock) })
 }
 
 // Whoever keeps the lock to itself can't keep a run from its end.
@@ -87,7 +92,7 @@ func TestT30NoFolderWithoutItsLock(t *testing.T) {
 		d := &Dir{path: filepath.Join(base, dirPrefix+rand.Text())}
 		made, others := make(chan struct{}), make(chan int, 1)
 		go func() { others <- takeFirst(filepath.Join(d.path, lockName), made) }()
-		err := d.make()
+		err := bounded(t, d.make)
 		close(made)
 		other := <-others
 		if other < 0 {

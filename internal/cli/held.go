@@ -50,7 +50,17 @@ type standby struct {
 	once     sync.Once
 	guardian *guardian.Handle
 	err      error
-	rest     func() // what else can be done meanwhile, once
+	rest     func() // what else can be done meanwhile; once
+}
+
+func (a *app) newStandby(p *process) *standby {
+	return &standby{p: p, rest: sync.OnceFunc(a.sweepFiles)}
+}
+
+// use is for the wait: the guardian comes first.
+func (g *standby) use() {
+	g.start()
+	g.rest()
 }
 
 // start does so once; whoever calls it later waits until it is done.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -218,11 +217,8 @@ func (a *app) run(o runOptions, command []string) error {
 	if err != nil {
 		return err
 	}
-	g := &standby{p: p, rest: sync.OnceFunc(a.sweepFiles)}
-	c, ca, err := a.client(p, &o, source, func() {
-		g.start()
-		g.rest()
-	})
+	g := a.newStandby(p)
+	c, ca, err := a.client(p, &o, source, g.use)
 	if err != nil {
 		return err
 	}

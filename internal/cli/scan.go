@@ -161,8 +161,8 @@ func (a *app) valuesToFind(p *process, o *scanCommandOptions) ([]needle.Secret, 
 	if err != nil {
 		return nil, err
 	}
-	g := &standby{p: p}
-	c, ca, err := a.client(p, &o.runOptions, source, g.start)
+	g := a.newStandby(p)
+	c, ca, err := a.client(p, &o.runOptions, source, g.use)
 	if err != nil {
 		return nil, err
 	}

@@ -358,6 +358,18 @@ func TestWhatIsLeftIsStopped(t *testing.T) {
 	}
 }
 
+// It may hold the pipe of the output, whose end is waited for before the job
+// is closed.
+func TestWhatIsLeftIsStoppedBeforeTheOutputsEnd(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	cfg := helper(t, "leave")
+	cfg.Stdout, cfg.WaitDelay = &out, patience
+	if got := run(t, cfg); got.Code() != 0 {
+		t.Errorf("code %d, want 0", got.Code())
+	}
+}
+
 func TestDetachedLiveOn(t *testing.T) {
 	t.Parallel()
 	w, lines := holders(t)

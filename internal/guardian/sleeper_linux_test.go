@@ -3,6 +3,7 @@ package guardian
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -98,6 +99,39 @@ func TestT31SleeperKnowsNothing(t *testing.T) {
 	runtime.KeepAlive(known)
 	if err := h.Done(); err != nil {
 		t.Error(err)
+	}
+}
+
+// The part of its stack that the sleeper keeps holds nothing of the calls that
+// came before the fork, whatever the fork's own calls leave as it was.
+func TestT31SleeperKeepsNoStackOfOtherCalls(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		return // nobody else reads it: see TestT31SleeperKnowsNothing
+	}
+	all := []byte(rand.Text() + rand.Text())
+	for size := 52; size >= 48; size-- { // what lies there lies at any offset
+		canary := all[:size]
+		n, err := 0, error(nil)
+		var calls sync.WaitGroup
+		calls.Go(func() { // little else is on its stack
+			leaveOnStack(canary)
+			var h *Handle
+			if h, err = Start(""); err != nil {
+				return
+			}
+			if err = h.confirmed(); err == nil {
+				n = copies(t, h, canary)
+			}
+			err = errors.Join(err, h.Done())
+		})
+		calls.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n != 0 {
+			t.Errorf("the sleeper's stack has %d copies of %d bytes that a call before left", n, size)
+		}
 	}
 }
 

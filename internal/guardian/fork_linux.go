@@ -148,6 +148,18 @@ func (s *sleeper) pages(from, to uintptr) span {
 	return span{from &^ (s.page - 1), (to + s.page - 1) &^ (s.page - 1)}
 }
 
+// forkBetweenZeros forks where the stack on both sides of what the sleeper uses
+// holds nothing: it keeps some of that.
+//
+//go:noinline
+func (s *sleeper) forkBetweenZeros() (pid uintptr, errno syscall.Errno) {
+	var above [2 * stackUse]byte
+	cleanStack()
+	pid, errno = s.fork()
+	runtime.KeepAlive(&above)
+	return pid, errno
+}
+
 // cleanStack overwrites the stack that a fork called next uses: other calls, and
 // goroutines before this one, left there what they did.
 //

@@ -71,9 +71,8 @@ func fork(path string) (*Handle, error) {
 	h := &Handle{life: life[1], memory: memory}
 	s, free, err := newSleeper(life[0], memory, exe)
 	if err == nil {
-		cleanStack()
 		syscall.ForkLock.Lock()
-		pid, errno := s.fork()
+		pid, errno := s.forkBetweenZeros()
 		syscall.ForkLock.Unlock()
 		free()
 		if h.pid = int(pid); errno != 0 {

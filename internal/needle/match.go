@@ -387,6 +387,11 @@ func (m *Set) longestIn(lo, hi int32, t []byte, same int) (n int32, more bool) {
 // common is how many bytes a and b begin with in common, from which is known.
 func common(a, b []byte, from int) int {
 	n := min(len(a), len(b))
+	for ; from+loadBytes <= n; from += loadBytes {
+		if other := load(a, from) ^ load(b, from); other != 0 {
+			return from + bits.TrailingZeros64(other)/8
+		}
+	}
 	for from < n && a[from] == b[from] {
 		from++
 	}

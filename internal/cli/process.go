@@ -236,7 +236,7 @@ func (p *process) child(ctx context.Context, environ []string, redactor *redact.
 		stdout, stderr = out, errs
 		flush = func() error { return errors.Join(out.Close(), errs.Close()) }
 	}
-	var others *time.Timer
+	var others *time.Timer // nil until the command runs
 	status, err := proc.Run(ctx, proc.Config{
 		Args:     p.command,
 		Env:      environ,
@@ -260,7 +260,9 @@ func (p *process) child(ctx context.Context, environ []string, redactor *redact.
 	if _, ok := errors.AsType[*proc.StartError](err); ok {
 		return 0, err
 	}
-	others.Stop()
+	if others != nil {
+		others.Stop()
+	}
 	if ferr := flush(); err == nil && ferr != nil && !errors.Is(ferr, syscall.EPIPE) {
 		err = fmt.Errorf("passing on the command's output: %w", ferr)
 	}

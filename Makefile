@@ -44,7 +44,7 @@ check:
 
 unit: ## only the unit and script tests; needs no network
 	go test $(RACE) -timeout=5m ./...
-	go test $(RACE) -tags=crashpoints -run=Crash -parallel=1 ./broker/lease
+	go test $(RACE) -tags=crashpoints -run=Crash ./broker/lease
 
 e2e: build $(VAULT) $(MINIO) $(ACT) $(NPM)/node_modules ## only the end-to-end tests
 	@pg=$$(sh scripts/need.sh postgres postgresql '/usr/lib/postgresql/*/bin') && \

@@ -335,7 +335,7 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// step runs the engine until nothing of the session is due.
+// step runs the engine until the session isn't due, nor anything of it.
 func (r *rig) step(s store.Session) {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 20*time.Second)
@@ -347,11 +347,16 @@ func (r *rig) step(s store.Session) {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for due := true; due; {
+		// A session that ends makes its leases due: first the one, then the others.
+		sessions, err := r.store.DueSessions(ctx, r.time.Now(), 1)
+		if err != nil {
+			r.t.Fatal(err)
+		}
 		rows, err := r.store.Leases(ctx, s.ID)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		due = slices.ContainsFunc(rows, func(row store.Lease) bool {
+		due = len(sessions) != 0 || slices.ContainsFunc(rows, func(row store.Lease) bool {
 			return !row.NextAt.IsZero() && !row.NextAt.After(r.time.Now())
 		})
 		<-tick.C

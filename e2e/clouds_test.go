@@ -397,8 +397,8 @@ roles:
 		if !strings.Contains(out, "provider_denied (lease bucket)") {
 			t.Errorf("a token %s: the refusal doesn't say whose it is and name the lease: %s", tt.name, out)
 		}
-		if !strings.Contains(b.Log()[logged:], answer) {
-			t.Errorf("a token %s: it wasn't STS that refused, with %q", tt.name, answer)
-		}
+		harness.Eventually(t, 10*time.Second, fmt.Sprintf("a token %s: it wasn't STS that refused, with %q", tt.name, answer), func() bool {
+			return strings.Contains(b.Log()[logged:], answer)
+		})
 	}
 }

@@ -6,5 +6,7 @@ import "golang.org/x/sys/unix"
 // later.
 func keepHere(b []byte) {
 	_ = unix.Madvise(b, unix.MADV_DONTDUMP)
-	_ = unix.Madvise(b, unix.MADV_WIPEONFORK)
+	if unix.Madvise(b, unix.MADV_WIPEONFORK) != nil { // before Linux 4.14, and in gVisor
+		_ = unix.Madvise(b, unix.MADV_DONTFORK)
+	}
 }

@@ -117,7 +117,7 @@ func TestUsualSignalsReachACommandThatHasJustBegun(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			s := newFileSite(t, jobUser{}, fileLeaseOf("one", fileOf("A_FILE", "token", "", []byte(fileCanary))))
-			for _, name := range []string{"TERM", "INT", "HUP", "QUIT", "USR1", "USR2"} {
+			for _, name := range []string{"TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "ABRT"} {
 				cmd := s.command(t, flags, "sh", "-c", fmt.Sprintf(`trap 'echo got %[1]s.; exit 7' %[1]s; kill -s %[1]s $PPID; read -r _; exit 8`, name))
 				cmd.SysProcAttr.Setsid = true // no terminal
 				out := new(output)

@@ -28,7 +28,8 @@ const exchangeGrace = time.Second
 // othersAfter is how old a command is when it gets the signals too that people,
 // programs and CI runners don't send: most of the fifty are real-time signals.
 // Subscribing takes two switches between threads for each, about as long as a
-// short command with all that is done for it. Until then they do nothing.
+// short command with all that is done for it. Until then most do nothing; those
+// that tell of a fault of its own end any Go program, and this one.
 const othersAfter = 10 * time.Millisecond
 
 // process is this process from its first signal to its last: before, while

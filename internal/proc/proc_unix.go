@@ -64,10 +64,11 @@ func subscribe(c chan<- os.Signal, terminal, first bool) {
 	}
 }
 
-// usual signals are those that people and programs send, and SIGPIPE.
+// usual signals are those that people and programs send, and SIGPIPE. Without
+// a subscription ABRT ends a Go program with a dump of its registers.
 func usual(n syscall.Signal) bool {
 	switch n {
-	case syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2:
+	case syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGABRT:
 		return true
 	}
 	return false

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -336,6 +337,35 @@ func TestForksUnderLoad(t *testing.T) {
 		forks.Wait()
 		close(stop)
 		load.Wait()
+	}
+}
+
+// A fork of others, as one into a user namespace is, finds its heap there.
+func TestHeapIsCopiedAgainAfterTheFork(t *testing.T) {
+	// Not in parallel: the heap is marked while another test forks.
+	h, err := Start("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapping, areas := "", 0
+	for line := range strings.Lines(string(maps)) {
+		if flags, ok := strings.CutPrefix(line, "VmFlags:"); !ok {
+			if first, _, _ := strings.Cut(line, " "); strings.Contains(first, "-") {
+				mapping = line
+			}
+		} else if areas++; slices.Contains(strings.Fields(flags), "dc") {
+			t.Errorf("a fork lacks %s", mapping)
+		}
+	}
+	if areas == 0 {
+		t.Error("no memory is listed")
+	}
+	if err := h.Done(); err != nil {
+		t.Error(err)
 	}
 }
 

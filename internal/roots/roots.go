@@ -9,6 +9,7 @@
 package roots
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -56,7 +57,7 @@ func transport(pool *x509.CertPool) *http.Transport {
 		Proxy:                  http.ProxyFromEnvironment,
 		OnProxyConnectResponse: proxyAnswer,
 		DialContext:            dialer.DialContext,
-		DialTLSContext:         (&tls.Dialer{NetDialer: dialer, Config: config}).DialContext,
+		DialTLSContext:         dialTLS(&tls.Dialer{NetDialer: dialer, Config: config}),
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    10 * time.Second,
 		IdleConnTimeout:        90 * time.Second,
@@ -64,6 +65,22 @@ func transport(pool *x509.CertPool) *http.Transport {
 		ExpectContinueTimeout:  time.Second,
 	}
 }
+
+// dialTLS needs no goroutine for the handshake, as the transport's own way does:
+// that one is for what is behind a proxy. Connection and handshake share the
+// dialer's timeout.
+func dialTLS(d *tls.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := d.DialContext(ctx, network, address)
+		if _, ok := errors.AsType[*net.OpError](err); !ok && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			err = errNoHandshake
+		}
+		return conn, err
+	}
+}
+
+// errNoHandshake says more than the context's error, which is the dialer's own.
+var errNoHandshake error = &net.OpError{Op: "TLS handshake", Net: "tcp", Err: os.ErrDeadlineExceeded}
 
 func newSystem(getenv func(string) string, files []string) http.RoundTripper {
 	whole := transport(nil)

@@ -1,10 +1,13 @@
 package roots
 
 import (
+	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -12,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // server is a TLS server and the PEM file of its certificate.
@@ -113,5 +117,29 @@ func TestOtherFailuresArentRetried(t *testing.T) {
 	}
 	if s.needsWhole.Load() {
 		t.Error("the whole system was asked")
+	}
+}
+
+// Whoever takes the connection and says nothing is named for that: the context's
+// error would tell of a limit of the caller's.
+func TestHandshakeThatIsntAnsweredIsTold(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = silent.Close() })
+	dial := dialTLS(&tls.Dialer{NetDialer: &net.Dialer{Timeout: 50 * time.Millisecond}})
+	_, err = dial(t.Context(), "tcp", silent.Addr().String())
+	if err == nil {
+		t.Fatal("connected")
+	}
+	if got, want := Quiet(t.Context(), err).Error(), "TLS handshake tcp: i/o timeout"; got != want {
+		t.Errorf("the error is %q, want %q", got, want)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err = dial(ctx, "tcp", silent.Addr().String()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the caller's limit is told as %v", err)
 	}
 }

@@ -21,9 +21,10 @@ const (
 	heartbeatFirstRetry = time.Second
 	heartbeatTimeout    = 10 * time.Second
 
-	// watchAfter is how long a session must have lived to be worth a stream:
-	// most commands are over by then, and nothing is renewed so soon.
-	watchAfter        = 250 * time.Millisecond
+	// aliveAfter is how long a session must have lived to be worth heartbeats
+	// and a stream: most commands are over by then, nothing is renewed so soon,
+	// and no heartbeat is due in less than a second.
+	aliveAfter        = 250 * time.Millisecond
 	watchFirstRetry   = time.Second
 	watchMostRetry    = 30 * time.Second
 	watchOpenTimeout  = 15 * time.Second
@@ -41,10 +42,11 @@ func (e *EndedError) Error() string {
 }
 
 // KeepAlive keeps the session alive until ctx is done, and then returns nil.
-// It sends heartbeats at the interval that the broker wants and, once the session
-// is a quarter of a second old, holds the broker's stream of events open; on,
-// unless nil, is called with each event that concerns a lease (api.EventRenewed, api.EventExpiring), one at a time. It
-// may take its time and call [Session.Renew]: heartbeats don't wait for it. If the broker ends the session,
+// After a quarter of a second it begins to send heartbeats at the interval that
+// the broker wants, and holds the broker's stream of events open; on, unless nil,
+// is called with each event that concerns a lease (api.EventRenewed,
+// api.EventExpiring), one at a time. It may take its time and call
+// [Session.Renew]: heartbeats don't wait for it. If the broker ends the session,
 // KeepAlive returns an [*EndedError]; whatever else goes wrong it tries again.
 func (s *Session) KeepAlive(ctx context.Context, on func(api.Event)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -52,7 +54,7 @@ func (s *Session) KeepAlive(ctx context.Context, on func(api.Event)) error {
 	// Many a session ends soon: its end needn't wait for its proof, and nothing
 	// else is begun for it.
 	_ = s.prover.prepare(http.MethodDelete, s.EndURL(), s.access)
-	if s.c.wait(ctx, min(watchAfter, s.heartbeat)) != nil {
+	if s.c.wait(ctx, aliveAfter) != nil {
 		return nil
 	}
 	beat := make(chan struct{}, 1)

@@ -53,8 +53,8 @@ type standby struct {
 	rest     func() // what else can be done meanwhile; once
 }
 
-func (a *app) newStandby(p *process) *standby {
-	return &standby{p: p, rest: sync.OnceFunc(a.sweepFiles)}
+func newStandby(p *process, rest func()) *standby {
+	return &standby{p: p, rest: sync.OnceFunc(rest)}
 }
 
 // use is for the wait: the guardian comes first.

@@ -217,7 +217,7 @@ func (a *app) run(o runOptions, command []string) error {
 	if err != nil {
 		return err
 	}
-	g := a.newStandby(p)
+	g := newStandby(p, a.sweepFiles)
 	c, ca, err := a.client(p, &o, source, g.use)
 	if err != nil {
 		return err

@@ -161,7 +161,7 @@ func (a *app) valuesToFind(p *process, o *scanCommandOptions) ([]needle.Secret, 
 	if err != nil {
 		return nil, err
 	}
-	g := a.newStandby(p)
+	g := newStandby(p, func() {}) // what is to be searched stays
 	c, ca, err := a.client(p, &o.runOptions, source, g.use)
 	if err != nil {
 		return nil, err

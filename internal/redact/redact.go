@@ -34,8 +34,8 @@ const MinBytes = needle.MinBytes
 // A Secret is a value to hide and the lease to name in its place.
 type Secret = needle.Secret
 
-// A Redactor knows what to hide, and can learn more. It keeps copies of the
-// values and is safe for concurrent use.
+// A Redactor knows what to hide, and can learn more. It keeps the values, and
+// copies of them once it was asked, and is safe for concurrent use.
 type Redactor struct {
 	adding  sync.Mutex
 	secrets []Secret
@@ -56,7 +56,8 @@ func New(secrets []Secret) *Redactor { return &Redactor{secrets: slices.Clone(se
 
 // Add has more secrets hidden, besides all that are hidden already. What is
 // written after it returns is looked at with them, and so is what a writer
-// holds back by then; what a writer has passed on is gone.
+// holds back by then; what a writer has passed on is gone. Leave these values
+// as they are too.
 func (r *Redactor) Add(secrets []Secret) {
 	r.adding.Lock()
 	defer r.adding.Unlock()

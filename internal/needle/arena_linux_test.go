@@ -16,7 +16,7 @@ import (
 func TestT31NeedlesStayInThisProcess(t *testing.T) {
 	t.Parallel()
 	m := New([]Secret{{Lease: "l", Value: secret.FromString("a-value-to-find")}})
-	at := uintptr(unsafe.Pointer(unsafe.SliceData(m.text.b))) //nolint:gosec // where it lies, and nothing else
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(m.text.b)))
 	maps, err := os.ReadFile("/proc/self/smaps")
 	if err != nil {
 		t.Fatal(err)

@@ -391,8 +391,10 @@ func TestReloadOfTheCertificate(t *testing.T) {
 	t.Parallel()
 	s := newComponents(t).newSite(t, plan{})
 	config := s.config()
-	r := s.start(t, order{script: tell + hold + `; exit 7`})
 	fresh := writeCertificate(t, s.broker.Dir)
+	// It may need a new connection after the reload: its stream takes one.
+	r := s.start(t, order{flags: []string{"--ca-file", together(t, s.broker.CAFile, fresh)}, script: tell + hold + `; exit 7`})
+	ask := s.connected(t)
 
 	if err := s.dial(t, fresh); err == nil {
 		t.Fatal("the broker has the new certificate before the reload")
@@ -405,7 +407,10 @@ func TestReloadOfTheCertificate(t *testing.T) {
 	if got := other.status(t, 20*time.Second); got != 7 {
 		t.Errorf("runenv run that trusts the new certificate ends with %d, want 7", got)
 	}
-	// A connection from before goes on.
+	// A connection from before goes on, and so does a run.
+	if err := ask(); err != nil {
+		t.Errorf("a request over a connection from before = %v", err)
+	}
 	r.release()
 	if got := r.status(t, 10*time.Second); got != 7 {
 		t.Errorf("runenv run from before ends with %d, want 7", got)

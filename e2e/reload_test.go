@@ -10,8 +10,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
+	"io"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -96,8 +100,8 @@ func breakKey(t *testing.T, dir string) {
 	}
 }
 
-// dial makes a new connection to the broker that trusts an authority alone.
-func (s *site) dial(t *testing.T, ca string) error {
+// trusting is TLS that trusts an authority alone.
+func trusting(t *testing.T, ca string) *tls.Config {
 	t.Helper()
 	content, err := os.ReadFile(ca)
 	if err != nil {
@@ -105,14 +109,70 @@ func (s *site) dial(t *testing.T, ca string) error {
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(content)
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+}
+
+// dial makes a new connection to the broker that trusts an authority alone.
+func (s *site) dial(t *testing.T, ca string) error {
+	t.Helper()
 	u, err := url.Parse(s.broker.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := tls.Dialer{Config: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
+	d := tls.Dialer{Config: trusting(t, ca)}
 	conn, err := d.DialContext(t.Context(), "tcp", u.Host)
 	if err != nil {
 		return err
 	}
 	return conn.Close()
+}
+
+// connected makes a connection to the broker and returns what makes another
+// request over it, and over no other.
+func (s *site) connected(t *testing.T) (ask func() error) {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: trusting(t, s.broker.CAFile)}
+	t.Cleanup(transport.CloseIdleConnections)
+	dials := 0
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{ConnectStart: func(string, string) { dials++ }})
+	ask = func() error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.broker.URL+api.PathDiscovery, http.NoBody)
+		if err != nil {
+			return err
+		}
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+			return err
+		}
+		if resp.StatusCode != http.StatusOK || dials != 1 {
+			return fmt.Errorf("status %d, over connection number %d", resp.StatusCode, dials)
+		}
+		return nil
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	return ask
+}
+
+// together is a file of several authorities.
+func together(t *testing.T, files ...string) string {
+	t.Helper()
+	var all []byte
+	for _, name := range files {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, content...)
+	}
+	path := filepath.Join(t.TempDir(), "authorities.crt")
+	if err := os.WriteFile(path, all, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

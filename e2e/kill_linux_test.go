@@ -138,7 +138,7 @@ func TestSignalsBeforeAndAfterTheCommand(t *testing.T) {
 		ci.Meddle(stallAt(stalled, "/token", nil))
 		r := s.launch(t, order{script: hold, env: []string{"ACTIONS_ID_TOKEN_REQUEST_URL=" + ci.URL + "/token?api-version=2.0"}})
 		await(t, stalled, r)
-		s.ends(t, r, syscall.SIGINT, 3*time.Second)
+		s.ends(t, r, syscall.SIGINT, 3*time.Second, 2*time.Second)
 	})
 	t.Run("the exchange hangs", func(t *testing.T) {
 		t.Parallel()
@@ -147,7 +147,7 @@ func TestSignalsBeforeAndAfterTheCommand(t *testing.T) {
 		s.front.Meddle(stallAt(stalled, "/oauth2/token", nil))
 		r := s.launch(t, order{script: hold})
 		await(t, stalled, r)
-		s.ends(t, r, syscall.SIGTERM, 3*time.Second)
+		s.ends(t, r, syscall.SIGTERM, 3*time.Second, 2*time.Second)
 	})
 	t.Run("the exchange's answer is lost", func(t *testing.T) {
 		t.Parallel()
@@ -160,8 +160,8 @@ func TestSignalsBeforeAndAfterTheCommand(t *testing.T) {
 		})
 		r := s.launch(t, order{script: hold})
 		s.logged(t, "session.created", 20*time.Second)
-		s.ends(t, r, syscall.SIGINT, 3*time.Second)
-		s.logged(t, "session.ended", 10*time.Second) // by missed heartbeats
+		s.ends(t, r, syscall.SIGINT, 3*time.Second, 10*time.Second) // by missed heartbeats
+		s.logged(t, "session.ended", 10*time.Second)
 	})
 	t.Run("the lease's answer hangs", func(t *testing.T) {
 		t.Parallel()
@@ -174,7 +174,7 @@ func TestSignalsBeforeAndAfterTheCommand(t *testing.T) {
 		})
 		r := s.launch(t, order{script: hold})
 		s.anyUser(t)
-		s.ends(t, r, syscall.SIGTERM, 4*time.Second)
+		s.ends(t, r, syscall.SIGTERM, 4*time.Second, 2*time.Second)
 	})
 	t.Run("the clean-up hangs", func(t *testing.T) {
 		t.Parallel()
@@ -214,8 +214,8 @@ func TestSignalsBeforeAndAfterTheCommand(t *testing.T) {
 }
 
 // ends signals a run before its command has begun: it ends as a shell would
-// report that, and no user is left.
-func (s *site) ends(t *testing.T, r *run, sig syscall.Signal, within time.Duration) {
+// report that, and no user is left some time after.
+func (s *site) ends(t *testing.T, r *run, sig syscall.Signal, within, gone time.Duration) {
 	t.Helper()
 	begin := time.Now()
 	r.signal(t, sig)
@@ -223,7 +223,7 @@ func (s *site) ends(t *testing.T, r *run, sig syscall.Signal, within time.Durati
 		t.Errorf("runenv run ends with %d, want %d", got, 128+int(sig))
 	}
 	t.Logf("it ended %v after the signal", time.Since(begin).Round(time.Millisecond))
-	s.noUsers(t, 2*time.Second, "runenv's end")
+	s.noUsers(t, gone, "runenv's end")
 }
 
 // logged waits for an entry in the audit log.

@@ -177,14 +177,15 @@ func (c *collector) byteForms() {
 	room := maxGrowth * len(v)
 	c.add(append(c.room(room), v...))
 	c.add(hex.AppendEncode(c.room(room), v))
-	at := len(c.buf) - 2*len(v)
-	upper := append(c.room(room), c.buf[at:]...)
+	at, end := len(c.buf)-2*len(v), len(c.buf)
+	upper := append(c.room(room), c.buf[at:end]...)
 	for i := len(upper) - 2*len(v); i < len(upper); i++ {
 		if upper[i] >= 'a' {
 			upper[i] -= 'a' - 'A'
 		}
 	}
 	c.add(upper)
+	c.wrapped(at, end, end, 60) // as xxd -p breaks it
 	if !needsEscapes(v) {
 		return
 	}
@@ -249,18 +250,19 @@ func (c *collector) base64Forms() {
 				}
 			}
 			if offset == 0 {
-				c.wrapped(at, middle, end)
+				c.wrapped(at, middle, end, 64, 76) // as openssl and base64(1) break it
 			}
 		}
 	}
 }
 
-// wrapped adds the lines of a base64 text as openssl and base64(1) break it.
-// A short last line is looked for with the end of the line before: by itself it
-// would slow down the search and be found in other texts.
-func (c *collector) wrapped(at, middle, end int) {
+// wrapped adds the lines of an encoding that is broken at some columns; what is
+// from the middle on depends on what follows the value. A short last line is
+// looked for with the end of the line before: by itself it would slow down the
+// search and be found in other texts.
+func (c *collector) wrapped(at, middle, end int, widths ...int) {
 	const long = maxWindow
-	for _, width := range []int{64, 76} {
+	for _, width := range widths {
 		if end-at <= width {
 			continue
 		}

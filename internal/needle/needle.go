@@ -4,8 +4,9 @@
 //
 // A [Set] finds each value line by line, and in base64 (both alphabets, at any
 // offset in a larger text, with or without padding, whole or wrapped at 64 or
-// 76 columns), hex, percent-encoding, and as JSON, shells, Go, Python, Node and
-// markup escape it. docs/redaction.md has the list.
+// 76 columns), hex (whole or wrapped at 60 columns), percent-encoding, and as
+// JSON, shells, Go, Python, Node and markup escape it. docs/redaction.md has the
+// list.
 //
 // It promises that time per byte is bounded whatever the bytes are, and that
 // no more than [MaxBytes] bytes are needed to settle whether a needle begins

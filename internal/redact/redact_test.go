@@ -233,26 +233,35 @@ func TestT18ProgramsEscapesAreHidden(t *testing.T) {
 	}
 }
 
-func TestT18WrappedBase64(t *testing.T) {
+func TestT18WrappedEncodings(t *testing.T) {
 	t.Parallel()
 	var all strings.Builder
 	for i := range 100 {
 		fmt.Fprintf(&all, "%d;", i*i)
 	}
-	for i := range 120 {
-		n, width := 100+i/2, 64+i%2*12
-		v := all.String()[:n]
-		r := redact.New(secrets("k", v))
-		text := base64.StdEncoding.EncodeToString([]byte(v))
-		for _, eol := range []string{"\n", "\r\n"} {
-			var in []string
-			for line := range slices.Chunk([]byte(text), width) {
-				in = append(in, string(line))
-			}
-			got := string(r.Bytes([]byte("<" + strings.Join(in, eol) + eol + ">")))
-			// A short last line shares the marker of the line before.
-			if left := strings.NewReplacer("[REDACTED:k]", "", eol, "").Replace(got); left != "<>" {
-				t.Errorf("%d bytes at %d columns: %q", n, width, got)
+	for _, enc := range []struct {
+		name   string
+		encode func([]byte) string
+		width  int
+	}{
+		{"openssl base64", base64.StdEncoding.EncodeToString, 64},
+		{"base64", base64.StdEncoding.EncodeToString, 76},
+		{"xxd -p", hex.EncodeToString, 60},
+	} {
+		for n := 30; n < 160; n++ {
+			v := all.String()[:n]
+			r := redact.New(secrets("k", v))
+			text := enc.encode([]byte(v))
+			for _, eol := range []string{"\n", "\r\n"} {
+				var in []string
+				for line := range slices.Chunk([]byte(text), enc.width) {
+					in = append(in, string(line))
+				}
+				got := string(r.Bytes([]byte("<" + strings.Join(in, eol) + eol + ">")))
+				// A short last line shares the marker of the line before.
+				if left := strings.NewReplacer("[REDACTED:k]", "", eol, "").Replace(got); left != "<>" {
+					t.Errorf("%s of %d bytes: %q", enc.name, n, got)
+				}
 			}
 		}
 	}

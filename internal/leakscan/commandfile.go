@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/runenv/action/internal/needle"
 )
@@ -109,9 +110,15 @@ func scrubCommands(f *os.File, appender func() (*os.File, error), format Format,
 			return hits, err
 		}
 		if len(text) > maxCommandBytes {
-			return emptyLarge(f, hits, set)
+			return emptyLarge(f, text, hits, set)
 		}
 		utf8Text, wide := narrow(text)
+		mixed := wide && set.Any(text)
+		if mixed {
+			// Another program appended to it as if it were UTF-8. The runner
+			// takes that for other characters, and no entry ends where it seems to.
+			utf8Text = text
+		}
 		ranges, found := findAll(utf8Text, set)
 		if len(ranges) == 0 {
 			return hits, nil
@@ -122,8 +129,11 @@ func scrubCommands(f *os.File, appender func() (*os.File, error), format Format,
 		cuts, kept := cut(utf8Text, ranges, format)
 		read := int64(len(text))
 		if wide {
-			// A file that .NET would read as UTF-16 becomes one in UTF-8.
+			// A file that .NET would read as UTF-16 or UTF-32 becomes one in UTF-8.
 			kept = append(utf8Text[:cuts[0].start:cuts[0].start], kept...)
+			if mixed {
+				kept = nil
+			}
 			cuts = []span{{0, len(text)}}
 		}
 		if err := replace(f, appender, cuts, kept, read); err != nil {
@@ -135,14 +145,17 @@ func scrubCommands(f *os.File, appender func() (*os.File, error), format Format,
 
 // emptyLarge searches a large file, and empties it if a value is in it. One
 // that is too large is emptied unread: a command may have made it endless by a
-// hole.
-func emptyLarge(f *os.File, hits []Hit, set *needle.Set) ([]Hit, error) {
+// hole. So is one in UTF-16 or UTF-32; head is how it begins.
+func emptyLarge(f *os.File, head []byte, hits []Hit, set *needle.Set) ([]Hit, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return hits, err
 	}
 	if info.Size() > maxCommandRead {
 		return hits, errors.Join(errLarge, f.Truncate(0))
+	}
+	if wide, _ := wideUnits(head); wide > 0 {
+		return hits, errors.Join(errLargeWide, f.Truncate(0))
 	}
 	s := newStream(set, bufBytes)
 	s.reset(io.NewSectionReader(f, 0, maxCommandRead))
@@ -155,7 +168,10 @@ func emptyLarge(f *os.File, hits []Hit, set *needle.Set) ([]Hit, error) {
 	return append(hits, hitsOf(s.hits, set)...), f.Truncate(0)
 }
 
-var errLarge = errors.New("it has over 1 GiB, and was emptied unread")
+var (
+	errLarge     = errors.New("it has over 1 GiB, and was emptied unread")
+	errLargeWide = errors.New("it has over 16 MiB in UTF-16 or UTF-32, and was emptied unread")
+)
 
 func hitsOf(all []found, set *needle.Set) []Hit {
 	var hits []Hit
@@ -178,23 +194,42 @@ func findAll(text []byte, set *needle.Set) ([]span, []Hit) {
 	return ranges, hitsOf(s.hits, set)
 }
 
-// narrow turns UTF-16, which PowerShell writes and the runner reads, into
-// UTF-8. It reports whether it had to.
-func narrow(text []byte) ([]byte, bool) {
-	var order binary.ByteOrder
+// wideUnits is how many bytes each unit of a text has, as its first bytes say,
+// by which .NET goes too; 0 says that it isn't UTF-16 or UTF-32.
+func wideUnits(text []byte) (size int, order binary.ByteOrder) {
 	switch {
+	case bytes.HasPrefix(text, []byte{0xff, 0xfe, 0, 0}):
+		return 4, binary.LittleEndian
+	case bytes.HasPrefix(text, []byte{0, 0, 0xfe, 0xff}):
+		return 4, binary.BigEndian
 	case bytes.HasPrefix(text, []byte{0xff, 0xfe}):
-		order = binary.LittleEndian
+		return 2, binary.LittleEndian
 	case bytes.HasPrefix(text, []byte{0xfe, 0xff}):
-		order = binary.BigEndian
-	default:
-		return text, false
+		return 2, binary.BigEndian
 	}
-	var units []uint16
-	for i := 2; i+1 < len(text); i += 2 {
-		units = append(units, order.Uint16(text[i:]))
+	return 0, nil
+}
+
+// narrow turns UTF-16 and UTF-32, which PowerShell writes and the runner reads,
+// into UTF-8. It reports whether it had to.
+func narrow(text []byte) ([]byte, bool) {
+	size, order := wideUnits(text)
+	switch size {
+	case 2:
+		var units []uint16
+		for i := size; i+size <= len(text); i += size {
+			units = append(units, order.Uint16(text[i:]))
+		}
+		return []byte(string(utf16.Decode(units))), true
+	case 4:
+		var out []byte
+		for i := size; i+size <= len(text); i += size {
+			// Too large for a rune, it is no character, whatever its sign.
+			out = utf8.AppendRune(out, rune(order.Uint32(text[i:])))
+		}
+		return out, true
 	}
-	return []byte(string(utf16.Decode(units))), true
+	return text, false
 }
 
 // cut splits a text into the entries with a hit and what is left from the first

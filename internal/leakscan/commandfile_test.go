@@ -130,6 +130,49 @@ func TestCommandFileInUTF16(t *testing.T) {
 	}
 }
 
+func TestT26CommandFileInUTF32(t *testing.T) {
+	t.Parallel()
+	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
+		path := filepath.Join(t.TempDir(), "file")
+		var text []byte
+		for _, r := range "\ufeffA=1\nB=" + value + "\nC=ü😀\n" {
+			text = append(text, 0, 0, 0, 0)
+			order.PutUint32(text[len(text)-4:], uint32(r))
+		}
+		write(t, path, text)
+		hits, err := leakscan.ScrubCommandFile(path, leakscan.Entries, needles(value))
+		got, readErr := os.ReadFile(path)
+		if err != nil || readErr != nil || len(hits) != 1 || string(got) != "A=1\nC=ü😀\n" {
+			t.Errorf("%v: hits %v, %v, left %q, %v", order, hits, err, got, readErr)
+		}
+	}
+}
+
+// A file that PowerShell began, and another program went on with in UTF-8.
+func TestT26CommandFileOfTwoMinds(t *testing.T) {
+	t.Parallel()
+	for _, mark := range []string{"\xff\xfe", "\xfe\xff", "\xff\xfe\x00\x00"} {
+		path := filepath.Join(t.TempDir(), "file")
+		write(t, path, []byte(mark+"A=1\nB="+value+"\n"))
+		hits, err := leakscan.ScrubCommandFile(path, leakscan.Entries, needles(value))
+		got, readErr := os.ReadFile(path)
+		if err != nil || readErr != nil || len(hits) != 1 || len(got) != 0 {
+			t.Errorf("%q: hits %v, %v, left %q, %v, want one hit and nothing left", mark, hits, err, got, readErr)
+		}
+	}
+}
+
+func TestLargeWideCommandFileIsEmptied(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "file")
+	write(t, path, []byte("\xff\xfe"+strings.Repeat("A\x00", 8<<20)))
+	_, err := leakscan.ScrubCommandFile(path, leakscan.Entries, needles(value))
+	info, statErr := os.Stat(path)
+	if err == nil || statErr != nil || info.Size() != 0 {
+		t.Errorf("%v, size %d, %v, want an error and nothing left", err, info.Size(), statErr)
+	}
+}
+
 func TestLargeCommandFileIsEmptied(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "file")
@@ -157,8 +200,10 @@ func FuzzT26ScrubCommandFile(f *testing.F) {
 	f.Add("A<<E\n" + v + "\nE\nsecret-" + "B=1\nvalue")
 	set := needles(v)
 	f.Fuzz(func(t *testing.T, in string) {
-		if strings.HasPrefix(in, "\xff\xfe") || strings.HasPrefix(in, "\xfe\xff") {
-			return // read as UTF-16
+		for _, mark := range []string{"\xff\xfe", "\xfe\xff", "\x00\x00\xfe\xff"} {
+			if strings.HasPrefix(in, mark) {
+				return // read as UTF-16 or UTF-32
+			}
 		}
 		path := filepath.Join(t.TempDir(), "file")
 		write(t, path, []byte(in))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -57,6 +58,9 @@ Hits go to standard output, without a value. Exit status: 0 if there are none,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return &usageError{"no file or folder to search was given", cmd.CommandPath()}
+			}
+			if slices.Contains(args, "") {
+				return &usageError{"a file or folder to search has no name: a variable that it comes from may not be set", cmd.CommandPath()}
 			}
 			return nil
 		},

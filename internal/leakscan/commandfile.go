@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"syscall"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -40,7 +41,8 @@ const (
 // ScrubCommandFile cuts out of a command file each entry in which a value of
 // the set stands, and reports the hits, one for each lease. What isn't there
 // has no hits, and neither has what isn't a file, since nothing can be read
-// back from it; a symbolic link is an error.
+// back from it; a symbolic link is an error. A file of our own that is read-only
+// becomes writable if it can be read.
 //
 // The file stays the same file. What is cut is first overwritten by empty
 // lines, from its end to its beginning, so that at no moment a part of a value
@@ -61,6 +63,9 @@ func ScrubCommandFile(path string, format Format, set *needle.Set) ([]Hit, error
 		return nil, nil
 	}
 	f, err := openSame(path, info, os.O_RDWR)
+	if errors.Is(err, fs.ErrPermission) && makeWritable(path, info) == nil {
+		f, err = openSame(path, info, os.O_RDWR)
+	}
 	if err != nil {
 		return nil, commandError(set, path, err)
 	}
@@ -85,9 +90,24 @@ func commandError(set *needle.Set, path string, err error) error {
 	return fmt.Errorf("searching the command file %s: %w", show(set, path), err)
 }
 
-// openSame opens the file that info is of.
+// makeWritable is for a file of our own that the command made read-only: the
+// runner reads it all the same.
+func makeWritable(path string, info fs.FileInfo) error {
+	f, err := openSame(path, info, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	err = f.Chmod(info.Mode().Perm() | 0o200)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// openSame opens the file that info is of. A named pipe that took its place
+// doesn't hold it up.
 func openSame(path string, info fs.FileInfo, flags int) (*os.File, error) {
-	f, err := os.OpenFile(path, flags, 0)
+	f, err := os.OpenFile(path, flags|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,8 @@
 package leakscan
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"path/filepath"
@@ -264,9 +266,34 @@ func (s *source) next() {
 	s.until = min(end+needle.MaxBytes, s.m.size)
 }
 
+// zipEndBytes is the size of what a zip archive ends with, and maxZipTail of
+// that with as much of a comment as is looked through.
+const (
+	zipEndBytes = 22
+	maxZipTail  = zipEndBytes + 4<<10
+)
+
 // zipAtEnd reports whether a stream that was read to its end ends as a zip
-// archive without a comment does.
+// archive does.
 func (s *source) zipAtEnd(t *stream) bool {
-	const endBytes = 22
-	return t.end >= endBytes && string(t.buf[t.end-endBytes:t.end-endBytes+4]) == "PK\x05\x06"
+	tail := t.buf[:t.end]
+	if want := min(s.at, maxZipTail); int64(len(tail)) < want || s.skipped > 0 {
+		tail = make([]byte, want) // the buffer holds only the last piece
+		n, err := s.f.readAt(tail, s.at-want)
+		if err != nil {
+			return false
+		}
+		tail = tail[:n]
+	}
+	tail = tail[max(0, len(tail)-maxZipTail):]
+	for {
+		i := bytes.Index(tail, []byte(zipEmpty))
+		if i < 0 || len(tail)-i < zipEndBytes {
+			return false
+		}
+		if tail = tail[i:]; len(tail) == zipEndBytes+int(binary.LittleEndian.Uint16(tail[zipEndBytes-2:])) {
+			return true
+		}
+		tail = tail[len(zipEmpty):]
+	}
 }

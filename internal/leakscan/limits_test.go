@@ -110,3 +110,22 @@ func TestBoundHoldsOverAllFiles(t *testing.T) {
 		t.Errorf("%d gaps, %d bytes unpacked, want most of ten files left out after 3 MiB", len(r.Gaps), r.Inflated)
 	}
 }
+
+// A program with a zip archive behind it is one wherever the file's last piece
+// begins, and whatever comment the archive has.
+func TestZipBehindAProgram(t *testing.T) {
+	t.Parallel()
+	packed := []byte(zipped(zip.Deflate, "b", value+value))
+	commented := append(bytes.Clone(packed), strings.Repeat("c", 4<<10)...)
+	binary.LittleEndian.PutUint16(commented[len(packed)-2:], 4<<10)
+	for name, archive := range map[string][]byte{"plain": packed, "commented": commented} {
+		for _, end := range []int{100, 1, 21, 22, 4000} {
+			size := 256<<10 + end
+			dir := tree(t, map[string]string{"a": strings.Repeat("x", size-len(archive)) + string(archive)})
+			r := search(t, leakscan.Config{Paths: []string{dir}, Needles: needles(value)})
+			if len(r.Hits) != 1 || r.Hits[0].Member != "b" {
+				t.Errorf("%s, %d bytes: hits %+v, want one in b", name, size, r.Hits)
+			}
+		}
+	}
+}
